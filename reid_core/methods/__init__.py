@@ -1,0 +1,1 @@
+"""One file a method; see ``reid_core.method`` for the contract."""

@@ -1,0 +1,76 @@
+"""Folders that are local paths or any URI that pyarrow opens, and atomic writes to them."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+from reid_core.errors import UsageError
+
+
+def open_folder(root: str | Path) -> tuple[pafs.FileSystem, str]:
+    """Open ``root``, a local path or a URI such as ``s3://bucket/folder``.
+
+    Returns:
+        The file system and the folder's path inside it, without a trailing slash.
+
+    Raises:
+        UsageError: the URI names no file system that pyarrow knows.
+    """
+    text = os.fspath(root)
+    if "://" not in text:
+        return pafs.LocalFileSystem(), str(Path(text).expanduser().resolve())
+    try:
+        filesystem, path = pafs.FileSystem.from_uri(text)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{text}: pyarrow cannot open this URI ({error}); use a path, file:// or s3://") from error
+    return filesystem, path.rstrip("/")
+
+
+def join(folder: str | Path, *parts: str) -> str:
+    """Append ``parts`` to a path or URI."""
+    return "/".join([os.fspath(folder).rstrip("/"), *parts])
+
+
+def exists(path: str | Path) -> bool:
+    """Whether a file or folder lies at ``path`` (path or URI)."""
+    filesystem, inner = open_folder(path)
+    return filesystem.get_file_info(inner).type != pafs.FileType.NotFound
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The whole file at ``path`` (path or URI)."""
+    filesystem, inner = open_folder(path)
+    with filesystem.open_input_stream(inner) as stream:
+        return stream.readall()
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[tuple[pafs.FileSystem, str]]:
+    """Yield a temporary name beside ``path``; it is renamed to ``path`` when the block ends well.
+
+    A reader sees the old file or the whole new one. The folder is made when it is missing.
+    """
+    filesystem, inner = open_folder(path)
+    parent, _, name = inner.rpartition("/")
+    filesystem.create_dir(parent, recursive=True)
+    temporary = f"{parent}/.{name}.{uuid.uuid4().hex[:8]}"
+    try:
+        yield filesystem, temporary
+        filesystem.move(temporary, inner)
+    except BaseException:
+        if filesystem.get_file_info(temporary).type != pafs.FileType.NotFound:
+            filesystem.delete_file(temporary)
+        raise
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` (path or URI) atomically."""
+    with (
+        atomic_path(path) as (filesystem, temporary),
+        filesystem.open_output_stream(temporary) as stream,
+    ):
+        stream.write(content)
