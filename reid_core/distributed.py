@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist  # noqa: TID251
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def world_size() -> int:
@@ -19,6 +20,16 @@ def world_size() -> int:
 def rank() -> int:
     """This process's rank; 0 without a process group."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    """Average the gradients of ``module`` over ranks; buffers are each rank's own. Itself with one rank.
+
+    Rank 0's parameters and buffers are copied to the others once, here.
+    """
+    if world_size() == 1:
+        return module
+    return DistributedDataParallel(module, broadcast_buffers=False)
 
 
 @torch.no_grad()

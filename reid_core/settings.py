@@ -1,9 +1,12 @@
 """Settings that every method shares: network, images, optimiser. Frozen; a wrong value fails at once."""
 
+import logging
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from reid_core.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 TrunkName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "squeezenet1_1", "tiny"]
 PoolingName = Literal["avg", "gem"]
@@ -19,8 +22,8 @@ class ModelConfig:
     """Mean over the map, or generalised mean with one learnt power (starts at 3)."""
     weights: str = "imagenet"
     """'random', 'imagenet' (torchvision's file, from its cache; never fetched) or a .pth/.safetensors file."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 runs the network under autocast; losses and memories stay in fp32."""
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    """bf16 runs the network under autocast, losses and memories stay in fp32; fp64 is for proofs."""
     channels_last: bool = False
     """Memory layout of images and weights; faster for convolutions on most hardware."""
     compile: bool = False
@@ -83,3 +86,61 @@ class AdamConfig:
                 f"optim.lr = {self.lr}, step_rounds = {self.step_rounds}; use lr > 0 (3.5e-4 is usual), "
                 "step_rounds >= 1"
             )
+
+
+class Training(Protocol):
+    """The fields of a method's Config that ``check_training`` reads."""
+
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def instances(self) -> int: ...
+    @property
+    def bn_group(self) -> int: ...
+
+
+def check_clustering(eps: float, min_samples: int, k1: int, k2: int) -> None:
+    """Refuse label settings that cannot work, naming the setting and its usual range."""
+    if not 0 < eps < 1:
+        raise UsageError(f"eps = {eps}; must lie in (0, 1), 0.4 to 0.7 is usual")
+    if min_samples < 1:
+        raise UsageError(f"min_samples = {min_samples}; must be at least 1, 4 is usual")
+    if not 1 <= k2 <= k1:
+        raise UsageError(f"k1 = {k1}, k2 = {k2}; need 1 <= k2 <= k1, 30 and 6 are usual")
+
+
+def check_training(config: Training) -> None:
+    """Refuse training settings that cannot work, naming the setting and its usual range."""
+    if config.temperature <= 0:
+        raise UsageError(f"temperature = {config.temperature}; must be positive, 0.05 is usual")
+    if not 0 <= config.momentum < 1:
+        raise UsageError(f"momentum = {config.momentum}; must lie in [0, 1), 0.1 or 0.2 is usual")
+    for name in ("rounds", "steps", "batch_size", "instances"):
+        if getattr(config, name) < 1:
+            raise UsageError(f"{name} = {getattr(config, name)}; must be at least 1")
+    if config.batch_size % group_size(config):
+        raise UsageError(
+            f"bn_group = {group_size(config)} does not divide batch_size = {config.batch_size}; "
+            "a quarter of the batch is usual"
+        )
+    if group_size(config) < 2 * config.instances:
+        logger.warning(
+            "bn_group = %d holds fewer than two identities (instances = %d); its statistics then tell "
+            "identities apart; use at least %d",
+            group_size(config),
+            config.instances,
+            2 * config.instances,
+        )
+
+
+def group_size(config: Training) -> int:
+    """Images that share BatchNorm statistics: ``bn_group``, or a quarter of the batch where it is 0."""
+    return config.bn_group or max(1, config.batch_size // 4)

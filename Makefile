@@ -1,0 +1,43 @@
+# Everything a newcomer types. Needs Python >= 3.11, git and make; SETUP=gpu takes the GPU lock.
+PYTHON ?= python3
+SETUP ?= cpu
+BIN := .venv/bin
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: setup demo test test-all lint types lock clean
+
+setup: .venv/.ready-$(SETUP)
+
+.venv/.ready-$(SETUP): requirements/$(SETUP).txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements/$(SETUP).txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/reid demo
+
+test: setup
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m end_to_end tests/pipelines
+
+test-all: setup
+	$(BIN)/python -m pytest -m "slow or ddp or ray or fault or data"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell --quiet-level 2 reid_core pipelines tune_spaces tests benchmarks README.md
+	$(BIN)/lint-imports
+
+types: setup
+	$(BIN)/pyright
+
+# Resolve again: pinned versions with hashes, for every Python from 3.11 on.
+lock: setup
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --extra cpu --extra dev -o requirements/cpu.txt
+	$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --extra gpu --extra dev -o requirements/gpu.txt
+
+clean:
+	rm -rf .venv build dist .pytest_cache .ruff_cache

@@ -1,0 +1,57 @@
+"""The command line: one verb, one file; errors are one message. Exit code 0 done, 1 failed, 2 wrong use."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from reid_core.errors import UsageError
+
+VERBS = {
+    "demo": "synthetic data, a small network, the whole loop in minutes",
+    "scan": "what is in a data folder, and what is wrong with it",
+    "synth": "draw a synthetic data set",
+    "extract": "features of images, as a table",
+    "cluster": "pseudo labels of a feature table",
+    "train": "learn an embedding without labels: reid train METHOD",
+    "evaluate": "mAP and CMC of a run, a checkpoint or feature tables",
+}
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Ray Train asks its workers so often; 2 s is its own
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AUTH_MODE": "token",  # said here, since an unset mode means different things to Ray's parts
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``reid VERB ...`` and return the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())  # noqa: T201
+        return 0 if words else 2
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)  # before Ray is imported: it reads them once
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        if words[0] not in VERBS:
+            raise UsageError(f"no verb {words[0]!r}\n{usage()}")
+        return import_module(f"pipelines.{words[0]}").main(words[1:])
+    except UsageError as error:
+        print(f"reid: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except (ValueError, OSError, TimeoutError) as error:
+        logging.getLogger(__name__).debug("failed", exc_info=error)
+        print(f"reid: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    except KeyboardInterrupt:
+        print("reid: stopped; the same command goes on from the last round", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def usage() -> str:
+    """The verbs, one a line."""
+    lines = [f"  {verb:<10}{about}" for verb, about in VERBS.items()]
+    return "\n".join(["usage: reid VERB [flags]; reid VERB --help explains them", *lines])

@@ -1,0 +1,123 @@
+"""``reid evaluate``: mAP and CMC of a run, of an embedder file with data, or of two feature tables."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import tyro
+
+from pipelines import extract
+from pipelines.inputs import default_cache
+from pipelines.report import result_table
+from pipelines.run_folder import EVALUATION
+from reid_core.errors import UsageError
+from reid_core.evaluation.metrics import evaluate
+from reid_core.evaluation.ranking import CameraFilter, Images
+from reid_core.storage import exists, join, read_bytes, write_bytes
+from reid_core.tables import read_features
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateJob:
+    """Give one of: --run DIR; --checkpoint FILE --data ROOT; --query FEATURES --gallery FEATURES."""
+
+    run: str = ""
+    """Folder of a run: its last weights on its own data, or on --data."""
+    checkpoint: str = ""
+    """An embedder file (.safetensors) of a run."""
+    data: str = ""
+    """Root of a data set with query and gallery."""
+    query: str = ""
+    """FEATURES table of the queries."""
+    gallery: str = ""
+    """FEATURES table of the gallery."""
+    out: str = ""
+    """JSON file to write; '' prints only."""
+    layout: str = "auto"
+    """Layout of the data; `reid scan` tells which are known."""
+    camera_filter: CameraFilter = "same_camera"
+    """Gallery images of the query's identity that do not count: of its camera, of its tracklet, or none."""
+    workers: int = 1
+    """Model replicas."""
+    gpu: bool = False
+    """Give every replica a GPU."""
+    cache: str = default_cache()
+    """Folder on each node's local disk that keeps encoded images; '' keeps none."""
+
+
+def run(job: EvaluateJob) -> dict[str, Any]:
+    """Evaluate and return mAP, mINP, rank1, rank5 and rank10 (None without ids) and the round where it is known.
+
+    Raises:
+        UsageError: not exactly one of the three forms was given, or a file is not there.
+        ValueError: the features or weights do not fit.
+    """
+    forms = [bool(job.run), bool(job.checkpoint), bool(job.query or job.gallery)]
+    if sum(forms) != 1 or (job.checkpoint and not job.data) or bool(job.query) != bool(job.gallery):
+        raise UsageError(
+            "give exactly one of: --run DIR; --checkpoint FILE --data ROOT; --query FEATURES --gallery FEATURES"
+        )
+    number = None
+    if job.query:
+        tables = read_features(job.query), read_features(job.gallery)
+    else:
+        checkpoint, data, number = (job.checkpoint, job.data, None) if job.checkpoint else _of_run(job)
+        tables = _extracted(job, checkpoint, data)
+    query, gallery = (Images.from_table(table) for table in tables)
+    result = evaluate(query, gallery, camera_filter=job.camera_filter)
+    if result.dropped:
+        logger.warning("%d of %d queries have no valid match in the gallery and do not count", result.dropped, len(query.pid))
+    row = dict.fromkeys(EVALUATION) | {"round": number} | result.accuracies()
+    if job.out:
+        write_bytes(job.out, (json.dumps(row, indent=2) + "\n").encode())
+    for line in result_table({"last": row}, "evaluation"):
+        logger.info(line)
+    return row
+
+
+def _of_run(job: EvaluateJob) -> tuple[str, str, int | None]:
+    """Weights, data root and finished rounds of a run folder."""
+    config = join(job.run, "config.json")
+    if not exists(config):
+        raise UsageError(f"{job.run}: no run lies here (config.json is missing); give STORAGE/NAME of `reid train`")
+    settings = json.loads(read_bytes(config))
+    weights = join(job.run, "last.safetensors")
+    if not exists(weights):
+        raise UsageError(f"{job.run}: the run has no evaluation yet, so last.safetensors is missing; let it go on")
+    result = join(job.run, "result.json")
+    number = json.loads(read_bytes(result))["last"]["round"] if exists(result) else None
+    return weights, job.data or settings["job"]["data"], number
+
+
+def _extracted(job: EvaluateJob, checkpoint: str, data: str) -> tuple[pa.Table, pa.Table]:
+    with tempfile.TemporaryDirectory(prefix="reid-features-") as folder:
+        out = str(Path(folder) / "features.parquet")
+        extract.run(
+            extract.ExtractJob(
+                data=data,
+                out=out,
+                weights=checkpoint,
+                split="test",
+                layout=job.layout,
+                workers=job.workers,
+                gpu=job.gpu,
+                cache=job.cache,
+            )
+        )
+        table = read_features(out)
+    split = pc.field("split")
+    return table.filter(split == "query"), table.filter(split == "gallery")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry of ``reid evaluate``."""
+    run(tyro.cli(EvaluateJob, args=argv, prog="reid evaluate"))
+    return 0

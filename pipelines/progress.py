@@ -1,0 +1,111 @@
+"""The driver's ear: events of rank 0 become progress bars, log lines and metrics of the run folder."""
+
+import logging
+import threading
+from typing import Any
+
+from ray.util.queue import Queue
+from tqdm import tqdm
+
+from pipelines.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+class _Forward(logging.Handler):
+    """Sends log records to the driver."""
+
+    def __init__(self, events: Queue) -> None:
+        super().__init__(logging.INFO)
+        self.events = events
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.events.put({"kind": "log", "message": record.getMessage(), "level": record.levelno})
+
+
+def forward_logs(events: Queue) -> None:
+    """Send what reid_core logs in this process to the driver; Ray's own lines stay in its log files."""
+    core = logging.getLogger("reid_core")
+    core.setLevel(logging.INFO)
+    core.handlers = [_Forward(events)]
+
+
+class Listener:
+    """Handles events in a thread of the driver until the queue gets ``None``."""
+
+    def __init__(self, events: Queue, folder: RunFolder, rounds: int) -> None:
+        self.events = events
+        self.folder = folder
+        self.rounds = rounds
+        self.bar: tqdm | None = None
+        self.said: set[str] = set()
+        self.failure: OSError | None = None
+        self.thread = threading.Thread(target=self._listen, daemon=True)
+
+    def __enter__(self) -> "Listener":
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.events.put(None)
+        self.thread.join(timeout=60)
+        self._end_bar()
+        if self.failure:
+            raise self.failure
+
+    def _listen(self) -> None:
+        while (event := self.events.get()) is not None:
+            try:
+                getattr(self, f"on_{event.pop('kind')}")(**event)
+            except OSError as error:  # a full disk; raised in the driver when the run ends
+                self.failure = self.failure or error
+                logger.error("the run folder cannot be written: %s", error)
+
+    def on_log(self, message: str, level: int = logging.INFO) -> None:
+        if message not in self.said:  # a choice that every round makes again is said once
+            self.said.add(message)
+            logger.log(level, message)
+
+    def on_stage(self, name: str, round: int) -> None:
+        self._new_bar(f"round {round}/{self.rounds} {name}", None)
+
+    def on_steps(self, round: int, done: int, of: int, terms: dict[str, float]) -> None:
+        if self.bar is None or self.bar.total != of:
+            self._new_bar(f"round {round}/{self.rounds} train", of)
+        assert self.bar is not None
+        self.bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)
+        self.bar.update(done - self.bar.n)
+        if done == of:
+            self._end_bar()
+
+    def on_round(self, round: int, **metrics: float) -> None:
+        self._end_bar()
+        loss = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.startswith("loss_"))
+        logger.info(
+            "round %d: %d clusters, %.1f %% outliers, %s, label %.1f s, train %.1f s",
+            round,
+            metrics["clusters"],
+            100 * metrics["outliers"],
+            loss,
+            metrics["seconds_label"],
+            metrics["seconds_train"],
+        )
+        self.folder.add("round", {"round": round, **metrics})
+
+    def on_evaluation(self, round: int, **result: Any) -> None:
+        self._end_bar()
+        accuracy = result.get("mAP")
+        shown = "no ids" if accuracy is None else f"mAP {accuracy:.1%}, rank-1 {result['rank1']:.1%}"
+        logger.info(
+            "after %d rounds: %s, label-free score %.3f", round, shown, result["label_free"]
+        )
+        self.folder.add("evaluation", {"round": round, **result})
+
+    def _new_bar(self, text: str, total: int | None) -> None:
+        self._end_bar()
+        self.bar = tqdm(total=total, desc=text, leave=False, dynamic_ncols=True, disable=None)
+
+    def _end_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

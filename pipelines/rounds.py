@@ -1,0 +1,347 @@
+"""What every rank of a run does: rounds of extract, label, begin_round, train, evaluate, report."""
+
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.train.collective import broadcast_from_rank_zero
+from ray.util.queue import Queue
+
+from pipelines.extraction import BadImages, BlockEmbedder, embed_all, shard_blocks
+from pipelines.meeting import Stage, meet
+from pipelines.progress import forward_logs
+from pipelines.stages import Part, evaluation_stage, label_stage
+from reid_core import distributed, method
+from reid_core.checkpoint import load_state, save_state
+from reid_core.data.decode import ImageStore
+from reid_core.data.loader import BatchLoader, TrainImages
+from reid_core.evaluation.ranking import CameraFilter
+from reid_core.method import SOURCE, TARGET, Domain, Labels, Round, Sizes
+from reid_core.models.embedder import build_embedder, save_embedder
+from reid_core.seeding import derive
+from reid_core.settings import group_size
+from reid_core.storage import join
+from reid_core.training import Learner, reduce_terms, train_round
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """All that a rank needs; travels to every train worker."""
+
+    method: str
+    config: Any
+    seed: int
+    folder: str  # the run folder, path or URI
+    tables: ray.ObjectRef  # dict of IMAGES by "target", "source", "test", sorted by id
+    stores: dict[str, ImageStore]  # by the same names
+    meeting: Any  # handle of the Meeting actor
+    events: Queue
+    eval_every: int
+    log_every: int
+    camera_filter: CameraFilter
+    threads: int
+    loader_workers: int
+    wait_s: float
+    label_gpus: float
+
+
+class Stopped(Exception):
+    """A reason to end the run that every rank has seen alike; not a crash to be retried."""
+
+
+def worker(config: dict[str, Any]) -> dict[str, str]:
+    """The train loop function of Ray Train; returns ``{"stopped": reason}`` or nothing to tell."""
+    torch.set_num_threads(config["spec"].threads)
+    try:
+        Worker(config["spec"]).run()
+    except Stopped as reason:
+        return {"stopped": str(reason)}
+    return {}
+
+
+class Worker:
+    """One rank: the network, the objective and this rank's shard of every dataset."""
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec = spec
+        self.config = spec.config
+        self.method = method.load(spec.method)
+        self.rank = distributed.rank()
+        self.world = distributed.world_size()
+        self.device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
+        self.images: dict[str, pa.Table] = ray.get(spec.tables)
+        self.attempt: str = broadcast_from_rank_zero(uuid4().hex if self.rank == 0 else None)
+        if self.rank == 0:
+            forward_logs(spec.events)
+        self.best: dict[str, float] = {}
+        self.step = 0
+        self._build()
+        self.completed = self._restore()
+
+    def _build(self) -> None:
+        config = self.config
+        domains = 2 if "source" in self.images else 1
+        embedder = build_embedder(
+            config.model, bn_group=group_size(config), domains=domains, seed=self.spec.seed
+        ).to(self.device)
+        self.dtype = next(embedder.parameters()).dtype
+        classes = len(self.images["source"].column("pid").unique()) if domains == 2 else 0
+        sizes = Sizes(len(self.images["target"]), classes, embedder.dim)
+        with torch.random.fork_rng():
+            torch.manual_seed(derive(self.spec.seed, "objective"))
+            objective = self.method.Objective(config, embedder, sizes).to(self.device, self.dtype)
+        self.learner = Learner(embedder, objective)
+        self.embed = BlockEmbedder(embedder, config.images, self.device)
+        self.optimizer = method.optimizer(self.method, config, embedder, objective)
+        self.scheduler = method.scheduler(self.method, config, self.optimizer)
+        self.loader = BatchLoader(
+            {
+                number: TrainImages(self.spec.stores[name], self.images[name].column("path").to_pylist())
+                for number, name in ((TARGET, "target"), (SOURCE, "source"))
+                if name in self.images
+            },
+            method.views(self.method, config),
+            batch_size=config.batch_size,
+            seed=self.spec.seed,
+            workers=self.spec.loader_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _restore(self) -> int:
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return 0
+        with checkpoint.as_directory() as folder:
+            state = load_state(Path(folder) / "state.pt", self._modules(), self.device)
+        self.best = state["best"]
+        self.step = state["step"]
+        self.tell("log", message=f"resumed after round {state['round']}")
+        return state["round"]
+
+    def _modules(self) -> dict[str, Any]:
+        return {
+            "embedder": self.learner.embedder,
+            "objective": self.learner.objective,
+            "optimizer": self.optimizer,
+            "scheduler": self.scheduler,
+        }
+
+    def tell(self, kind: str, **event: Any) -> None:
+        """Send an event to the driver; rank 0 only."""
+        if self.rank == 0:
+            self.spec.events.put({"kind": kind, **event})
+
+    def run(self) -> None:
+        """All rounds that are left; after the last one the labels and the evaluation of the final weights."""
+        for number in range(self.completed, self.config.rounds + 1):
+            clock = _Clock()
+            labels, feature = self.label(number)
+            clock.mark("label")
+            self.evaluate(number, labels)
+            clock.mark("evaluate")
+            if number < self.config.rounds:
+                metrics = self.train(self.begin(number, labels, feature))
+                clock.mark("train")
+                self.report(number, metrics | labels.metrics | clock.seconds)
+
+    def extract(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """This rank's rows of a dataset, embedded with the weights it holds."""
+        shard = ray.train.get_dataset_shard(name)
+        image_id, feature, errors = embed_all(shard_blocks(shard), self.embed)
+        if errors:
+            raise BadImages(f"{len(errors)} images were readable before and are not now: {errors[:3]}")
+        return image_id, feature
+
+    def label(self, number: int) -> tuple[Labels, dict[str, np.ndarray]]:
+        """The label stage: LABELS of this round and the features it extracted, by domain name."""
+        self.tell("stage", name="label", round=number)
+        extracted = method.labels_from(self.method, self.config, number) == "extracted"
+        names = [n for n in ("target", "source") if n in self.images]
+        part: Part = {n: self.extract(n) for n in names} if extracted else self._memory_part()
+        result = self.meet(
+            Stage(
+                name=f"labels of round {number}",
+                function=label_stage,
+                arguments={
+                    "method": self.spec.method,
+                    "config": self.config,
+                    "images": {n: self.images[n].select(["image_id", "path", "camid"]) for n in names},
+                    "out": self._labels_path(number),
+                    "previous": self._labels_path(number - 1) if number else None,
+                },
+                events=self.spec.events,
+                num_gpus=self.spec.label_gpus,
+            ),
+            part,
+            number,
+        )
+        return result["labels"], result["feature"] if extracted else {}
+
+    def _memory_part(self) -> Part:
+        rows = self.learner.objective.features() if self.rank == 0 else torch.empty(0, self.embed.embedder.dim)  # type: ignore[attr-defined]
+        ids = self.images["target"].column("image_id").to_numpy()
+        return {"target": (ids if self.rank == 0 else ids[:0], rows.float().cpu().numpy())}
+
+    def _labels_path(self, number: int) -> str:
+        return join(self.spec.folder, "labels", f"round-{number:04d}.parquet")
+
+    def meet(self, stage: Stage, part: Part, number: int) -> Any:
+        """Run a stage over all ranks' parts; a wrong-data error ends the run on all of them."""
+        key = f"{self.attempt}/{number}/{stage.name}"
+        try:
+            return meet(
+                self.spec.meeting, key, self.rank, self.world, part, stage, timeout_s=self.spec.wait_s
+            )
+        except ValueError as error:  # RayTaskError takes the class of its cause
+            raise Stopped(f"{stage.name}: {getattr(error, 'cause', error)}") from error
+
+    def evaluate(self, number: int, labels: Labels) -> None:
+        """Evaluate the weights after ``number`` rounds where it is due, and keep the best ones."""
+        due = number % self.spec.eval_every == 0 or number == self.config.rounds
+        if not due:
+            return
+        result: dict[str, float | None] = {}
+        if "test" in self.images:
+            self.tell("stage", name="evaluate", round=number)
+            part: Part = {"test": self.extract("test")}
+            arguments = {"images": self.images["test"], "camera_filter": self.spec.camera_filter}
+            stage = Stage(
+                name="evaluation",
+                function=evaluation_stage,
+                arguments=arguments,
+                events=self.spec.events,
+            )
+            result = self.meet(stage, part, number)
+        score = labels.metrics["label_free"]
+        self.tell("evaluation", round=number, label_free=score, **result)
+        if self.rank == 0:
+            self._keep_best(score, result.get("mAP"))
+
+    def _keep_best(self, label_free: float, accuracy: float | None) -> None:
+        scores = {"last": float("inf"), "best_label_free": label_free, "best_on_test": accuracy}
+        for name, score in scores.items():
+            if score is not None and (name == "last" or score > self.best.get(name, -float("inf"))):
+                if name != "last":
+                    self.best[name] = score
+                path = join(self.spec.folder, f"{name}.safetensors")
+                save_embedder(self.embed.embedder, self.config.model, self.config.images, path)
+
+    def begin(self, number: int, labels: Labels, feature: dict[str, np.ndarray]) -> Round:
+        """Hand the round's labels and features to the objective."""
+        target = self._domain("target", labels.label, feature)
+        source = None
+        if "source" in self.images:
+            pid = self.images["source"].column("pid").to_numpy()
+            source = self._domain("source", np.unique(pid, return_inverse=True)[1][:, None], feature)
+        start = Round(
+            number=number, rounds=self.config.rounds, step=self.step, target=target, source=source
+        )
+        torch.manual_seed(derive(self.spec.seed, "round", number))
+        on_device = {d: _to(getattr(start, d), self.device) for d in ("target", "source")}
+        self.learner.objective.begin_round(
+            Round(number=number, rounds=start.rounds, step=start.step, **on_device)
+        )
+        return start
+
+    def _domain(self, name: str, label: np.ndarray, feature: dict[str, np.ndarray]) -> Domain:
+        images = self.images[name]
+        row = feature.get(name)
+        return Domain(
+            image_id=torch.from_numpy(images.column("image_id").to_numpy().copy()),
+            camid=torch.from_numpy(images.column("camid").fill_null(-1).to_numpy().astype(np.int64)),
+            label=torch.from_numpy(np.array(label)),
+            feature=None if row is None else torch.from_numpy(np.array(row)).to(self.dtype),
+        )
+
+    def train(self, start: Round) -> dict[str, float]:
+        """The optimiser steps of a round; returns the mean of each loss term and what else to log."""
+        steps = method.num_steps(self.method, self.config, start)
+        domains = {TARGET: start.target} | ({SOURCE: start.source} if start.source else {})
+        rows = {
+            number: method.batches(
+                self.method, self.config, domain, derive(self.spec.seed, "batches", start.number, number)
+            )
+            for number, domain in domains.items()
+        }
+        batches = self._timed(self.loader.round(start, rows, steps))
+        ends = (start.number / start.rounds, (start.number + 1) / start.rounds)
+        history, pending = [], []
+        self.waited = 0.0
+        for terms in train_round(
+            self.learner, batches, self.optimizer, progress=ends, num_steps=steps
+        ):
+            pending.append(terms)
+            if len(pending) == self.spec.log_every or len(history) + len(pending) == steps:
+                history += self._reduced(start.number, pending, len(history))
+                self.tell("steps", round=start.number, done=len(history), of=steps, terms=history[-1])
+                pending = []
+        self.scheduler.step()
+        self.step += steps
+        state = [*self.learner.objective.buffers(), *self.learner.embedder.parameters()]  # type: ignore[attr-defined]
+        checksum = distributed.check_equal_on_ranks(state, "the memory or a weight")
+        means = {f"loss_{name}": float(np.mean([h[name] for h in history])) for name in history[0]}
+        lr = self.optimizer.param_groups[0]["lr"]
+        return means | {"checksum": checksum, "lr": lr, "seconds_wait_images": self.waited}
+
+    def _reduced(self, number: int, pending: list[Any], first: int) -> list[dict[str, float]]:
+        try:
+            return reduce_terms(pending, first)
+        except ValueError as error:
+            raise Stopped(f"round {number}: {error}") from error
+
+    def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch.to(self.device)
+
+    def report(self, number: int, metrics: dict[str, float]) -> None:
+        """Report the finished round once, with the whole state as one checkpoint."""
+        self.tell("round", round=number, **metrics)
+        name = f"round-{number + 1:04d}"
+        if self.rank:
+            ray.train.report(metrics, checkpoint=None, checkpoint_dir_name=name)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            extra = {"round": number + 1, "step": self.step, "best": self.best, "seed": self.spec.seed}
+            save_state(Path(folder) / "state.pt", self._modules(), extra)
+            save_embedder(
+                self.embed.embedder, self.config.model, self.config.images, f"{folder}/embedder.safetensors"
+            )
+            checkpoint = ray.train.Checkpoint.from_directory(folder)
+            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+
+class _Clock:
+    """Seconds between marks."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def mark(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[f"seconds_{name}"] = now - self.last
+        self.last = now
+
+
+def _to(domain: Domain | None, device: torch.device) -> Domain | None:
+    if domain is None:
+        return None
+    return Domain(**{k: None if v is None else v.to(device) for k, v in vars(domain).items()})

@@ -1,0 +1,175 @@
+"""What a run leaves beside its checkpoints: config, environment, log, metrics, TensorBoard, result.
+
+The driver is the only writer. Where the storage is a URI, the files are made in a local folder and copied
+after every round and at the end.
+"""
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import torch
+from tensorboardX import SummaryWriter
+
+from reid_core.errors import UsageError
+from reid_core.storage import exists, join, open_folder, read_bytes, write_bytes
+
+PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "scikit-learn", "numba")
+EVALUATION = ("round", "mAP", "mINP", "rank1", "rank5", "rank10")  # keys of an evaluation in result.json
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """The files of one run under ``STORAGE/NAME``."""
+
+    def __init__(self, storage: str, name: str) -> None:
+        self.path = join(storage if "://" in storage else str(Path(storage).resolve()), name)
+        self.remote = "://" in storage
+        self.local = Path(tempfile.mkdtemp(prefix="reid-run-")) if self.remote else Path(self.path)
+        self.lines: list[dict[str, Any]] = []
+
+    def open(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Start the run, or go on with it where its saved configuration is the same.
+
+        Args:
+            config: ``command`` and ``job`` for people, ``identity``: all that changes a number.
+            environment: see ``describe_environment``.
+
+        Raises:
+            UsageError: a run of this name exists with another configuration; names what differs.
+        """
+        self.local.mkdir(parents=True, exist_ok=True)
+        saved = join(self.path, "config.json")
+        if exists(saved):
+            self._check_same(json.loads(read_bytes(saved))["identity"], config["identity"])
+            if self.remote:
+                self._copy_down("metrics.jsonl", "log.txt")
+        else:
+            self.write_json("config.json", config)
+        self.write_json("environment.json", environment)
+        metrics = self.local / "metrics.jsonl"
+        if metrics.exists():
+            self.lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+        self.log = logging.FileHandler(self.local / "log.txt")
+        self.log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger().addHandler(self.log)
+        self.board = SummaryWriter(str(self.local / "tensorboard"))
+
+    def _check_same(self, saved: dict[str, Any], asked: dict[str, Any]) -> None:
+        before, now = flatten(saved), flatten(json.loads(json.dumps(asked)))
+        differ = [
+            f"{key}: saved {before.get(key)!r}, asked {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
+        if differ:
+            raise UsageError(
+                f"{self.path} holds a run with another configuration ({'; '.join(differ[:8])}); "
+                "choose another --name, or the saved settings to go on with it"
+            )
+
+    def _copy_down(self, *names: str) -> None:
+        for name in names:
+            if exists(join(self.path, name)):
+                (self.local / name).write_bytes(read_bytes(join(self.path, name)))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write one JSON file atomically, here and in the storage."""
+        content = (json.dumps(value, indent=2) + "\n").encode()
+        write_bytes(self.local / name, content)
+        if self.remote:
+            write_bytes(join(self.path, name), content)
+
+    def add(self, kind: str, line: dict[str, Any]) -> None:
+        """Add a line of metrics; the last line of a kind and round wins."""
+        entry = {"kind": kind, **line}
+        same = [i for i, e in enumerate(self.lines) if (e["kind"], e["round"]) == (kind, line["round"])]
+        if same:
+            self.lines[same[0]] = entry
+        else:
+            self.lines.append(entry)
+        text = "".join(json.dumps(e) + "\n" for e in self.lines)
+        write_bytes(self.local / "metrics.jsonl", text.encode())
+        for name, value in line.items():
+            if isinstance(value, int | float) and name != "round":
+                self.board.add_scalar(f"{kind}/{name}", value, line["round"])
+        self.sync()
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluations so far, by round."""
+        found = [e for e in self.lines if e["kind"] == "evaluation"]
+        return sorted(found, key=lambda e: e["round"])
+
+    def sync(self) -> None:
+        """Copy log, metrics and TensorBoard to the storage where it is remote."""
+        self.log.flush()
+        self.board.flush()
+        if self.remote:
+            filesystem, inner = open_folder(self.path)
+            pafs.copy_files(
+                str(self.local), inner, source_filesystem=pafs.LocalFileSystem(),
+                destination_filesystem=filesystem,
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """End the log and the TensorBoard file."""
+        self.sync()
+        self.board.close()
+        logging.getLogger().removeHandler(self.log)
+        self.log.close()
+
+
+def summarise(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    """``result.json``: the evaluations ``first``, ``last``, ``best_label_free`` and ``best_on_test``.
+
+    ``best_on_test`` is chosen on the test set and no fair figure; the other three never look at it.
+    """
+    rows = [{name: e.get(name) for name in EVALUATION} for e in evaluations]
+    free = max(range(len(rows)), key=lambda i: evaluations[i]["label_free"])
+    test = max(range(len(rows)), key=lambda i: rows[i]["mAP"] or 0.0)
+    return {
+        "first": rows[0],
+        "last": rows[-1],
+        "best_label_free": rows[free],
+        "best_on_test": rows[test],
+    }
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as ``{"a.b": value}``."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for name, sub in tree.items() for k, v in flatten(sub, f"{prefix}.{name}".lstrip(".")).items()}
+
+
+def describe_environment(**more: Any) -> dict[str, Any]:
+    """Versions, hardware and code revision; no environment variables, so no secrets."""
+    try:
+        root = Path(__file__).parent.parent
+        git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+        revision = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        revision = None
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": {name: version(name) for name in PACKAGES},
+        "revision": revision,
+        **more,
+    }
+
+
+def settings(job: Any) -> dict[str, Any]:
+    """A frozen dataclass as plain JSON values."""
+    return json.loads(json.dumps(asdict(job)))

@@ -1,0 +1,82 @@
+"""Ray for a command: start or join a cluster, and share its CPUs and GPUs out before any work begins."""
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+
+from pipelines.extraction import DECODE_CPUS, quiet_ray_data
+from reid_core.errors import UsageError
+
+STAGE_CPUS = 0.2  # of a core, reserved for the label and evaluation tasks
+HEADROOM_CPUS = STAGE_CPUS + 2 * DECODE_CPUS  # what the trainer must leave free, or nothing moves
+MIN_WORKER_CPUS = 0.2
+WORKER_GPUS = 0.9  # above a half, so that two ranks never share a GPU; the rest is the label task's
+STAGE_GPUS = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def ray_session() -> Iterator[None]:
+    """Join the cluster that RAY_ADDRESS or ``ray start`` names, or start a local one; leave it at the end."""
+    started = not ray.is_initialized()
+    if started:
+        _start()
+    quiet_ray_data()
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _start() -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
+    except ConnectionError as error:
+        if "RAY_ADDRESS" in os.environ:
+            raise UsageError(
+                f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({error}); start it, or "
+                "unset the variable to run on this machine"
+            ) from error
+        cores = max(2, os.cpu_count() or 2)
+        ray.init(address="local", num_cpus=cores, include_dashboard=True, dashboard_port=0, **quiet)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one train worker gets."""
+
+    cpus: float
+    gpus: float
+    threads: int  # of torch on a CPU
+
+
+def share_out(workers: int, *, gpu: bool) -> Share:
+    """Divide the cluster among ``workers``, leaving room for decoding, labelling and evaluation.
+
+    Raises:
+        UsageError: the cluster is too small; gives the numbers.
+    """
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    if gpu and gpus < workers:
+        raise UsageError(
+            f"--gpu with --workers {workers} needs {workers} GPUs and the cluster has {gpus:g}; "
+            "lower --workers or leave --gpu out"
+        )
+    each = 1.0 if gpu else (cpus - HEADROOM_CPUS) / workers
+    each = math.floor(each) if each >= 1 else math.floor(10 * each) / 10
+    if each < MIN_WORKER_CPUS or each * workers + HEADROOM_CPUS > cpus:
+        most = int((cpus - HEADROOM_CPUS) / (1.0 if gpu else MIN_WORKER_CPUS))
+        raise UsageError(
+            f"--workers {workers} and the {HEADROOM_CPUS:g} CPUs for decoding and labelling do not fit into the "
+            f"cluster's {cpus:g} CPUs; use at most --workers {most}"
+        )
+    return Share(each, WORKER_GPUS if gpu else 0.0, max(1, int(cpus) // workers))

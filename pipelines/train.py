@@ -1,0 +1,258 @@
+"""``reid train METHOD``: the whole loop on Ray Train, resumed where a run of the same name exists."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import ray
+import tyro
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.util.queue import Queue
+
+from pipelines.extraction import AllRows, block_dataset
+from pipelines.inputs import Inputs, default_cache, read_inputs, require_folder
+from pipelines.meeting import Meeting
+from pipelines.progress import Listener
+from pipelines.report import result_table
+from pipelines.rounds import RunSpec, worker
+from pipelines.run_folder import RunFolder, describe_environment, settings, summarise
+from pipelines.runtime import STAGE_GPUS, Share, ray_session, share_out
+from reid_core import method as contract
+from reid_core.errors import UsageError
+from reid_core.evaluation.ranking import CameraFilter
+from reid_core.settings import group_size
+
+ConfigT = TypeVar("ConfigT")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(Generic[ConfigT]):
+    """Learn an embedding from unlabelled images; the same --storage and --name go on where a run stopped."""
+
+    method: ConfigT
+    data: str = ""
+    """Root of the images: a path or a URI such as s3://bucket/folder."""
+    source: str = ""
+    """Root of a labelled source set, for domain adaptation."""
+    layout: str = "auto"
+    """Layout of the data; `reid scan` tells which are known."""
+    storage: str = "runs"
+    """Folder or URI that holds runs; every node must reach it."""
+    name: str = ""
+    """Name of the run; METHOD-PRESET when empty."""
+    workers: int = 1
+    """Train workers; the result does not depend on it."""
+    gpu: bool = False
+    """Give every worker a GPU."""
+    rounds: int | None = None
+    """Rounds; those of the preset when not given."""
+    seed: int = 1
+    """Of every random draw."""
+    eval_every: int = 10
+    """Rounds between evaluations; the first and the last are always made."""
+    camera_filter: CameraFilter = "same_camera"
+    """Gallery images of the query's identity that do not count: of its camera, of its tracklet, or none."""
+    block: int = 128
+    """Images of one extraction batch."""
+    cache: str = default_cache()
+    """Folder on each node's local disk that keeps encoded images; '' keeps none."""
+    loader_workers: int = 0
+    """DataLoader processes a train worker; 4 to 8 on a GPU."""
+    log_every: int = 10
+    """Steps between lines of the progress bar."""
+    keep: int = 2
+    """Checkpoints to keep."""
+    max_failures: int = 3
+    """Crashed workers that the run survives."""
+    wait_s: float = 1800.0
+    """Longest wait for another worker or a Ray task, seconds."""
+
+
+def parse(argv: Sequence[str]) -> tuple[str, str, TrainJob[Any] | None]:
+    """METHOD, the preset's name and the job, whose flags default to the preset; no job for ``--list``."""
+    chosen = [a for a in argv if not a.startswith("-")][:1]
+    if not chosen or not argv or argv[0] != chosen[0]:
+        raise UsageError(f"usage: reid train METHOD [flags]; methods: {', '.join(contract.names())}")
+    name, rest = argv[0], list(argv[1:])
+    method = contract.load(name)
+    if "--list" in rest:
+        return name, "", None
+    preset = _take(rest, "--preset") or "market1501"
+    if preset not in method.PRESETS:
+        raise UsageError(f"{name} has no preset {preset!r}; it has {', '.join(method.PRESETS)}")
+    default = TrainJob(method=method.PRESETS[preset].config, name=f"{name}-{preset}")
+    job = tyro.cli(
+        TrainJob[method.Config],  # type: ignore[name-defined]
+        default=default,
+        args=rest,
+        prog=f"reid train {name} [--preset {'|'.join(method.PRESETS)}]",
+    )
+    return name, preset, job
+
+
+def _take(argv: list[str], flag: str) -> str | None:
+    for place, word in enumerate(argv):
+        if word == flag and place + 1 < len(argv):
+            del argv[place]
+            return argv.pop(place)
+        if word.startswith(f"{flag}="):
+            return argv.pop(place).partition("=")[2]
+    return None
+
+
+def check(job: TrainJob[Any]) -> TrainJob[Any]:
+    """Refuse settings that cannot work together; returns the job with ``rounds`` put into its method."""
+    require_folder(job.data)
+    if job.rounds is not None:
+        job = replace(job, method=replace(job.method, rounds=job.rounds), rounds=None)
+    batch, group = job.method.batch_size, group_size(job.method)
+    if job.workers < 1 or batch % job.workers or (batch // job.workers) % group:
+        raise UsageError(
+            f"--workers {job.workers} does not divide batch_size = {batch} into whole BatchNorm groups of "
+            f"{group}; use a divisor of {batch // group}"
+        )
+    for name in ("eval_every", "block", "log_every", "keep"):
+        if getattr(job, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(job, name)}; must be at least 1")
+    return job
+
+
+def run(name: str, job: TrainJob[Any]) -> dict[str, Any]:
+    """Train and return what ``result.json`` holds.
+
+    Args:
+        name: of the method.
+        job: as parsed.
+
+    Raises:
+        UsageError: settings, cluster or saved run do not fit the job.
+        ValueError: the data or the labels do not allow training; the message says what to change.
+    """
+    job = check(job)
+    with ray_session():
+        share = share_out(job.workers, gpu=job.gpu)
+        inputs = read_inputs(job.data, job.source, job.layout, job.cache)
+        folder = RunFolder(job.storage, job.name)
+        folder.open(_config(name, job, inputs), describe_environment(workers=job.workers, data=inputs.fingerprints))
+        try:
+            return _run(name, job, share, inputs, folder)
+        finally:
+            folder.close()
+
+
+def _config(name: str, job: TrainJob[Any], inputs: Inputs) -> dict[str, Any]:
+    identity = {
+        "method_name": name,
+        "method": settings(job.method),
+        "seed": job.seed,
+        "block": job.block,
+        "data": inputs.fingerprints,
+    }
+    return {"command": sys.argv, "seed": job.seed, "job": settings(job), "identity": identity}
+
+
+def _run(
+    name: str, job: TrainJob[Any], share: Share, inputs: Inputs, folder: RunFolder
+) -> dict[str, Any]:
+    for path, reason in inputs.skipped:
+        logger.warning("left out %s: %s", path, reason)
+    logger.info(
+        "%s on %d images, %d workers with %g CPUs and %g GPUs each; %s",
+        name, len(inputs.tables["target"]), job.workers, share.cpus, share.gpus, folder.path,
+    )  # fmt: skip
+    events = Queue(actor_options={"num_cpus": 0})
+    with Listener(events, folder, job.method.rounds):
+        outcome = _fit(_trainer(_spec(name, job, share, inputs, folder, events), job, share, inputs))
+    if "stopped" in outcome:
+        raise ValueError(outcome["stopped"])
+    result = summarise(folder.evaluations())
+    folder.write_json("result.json", result)
+    for line in result_table(result, name):
+        logger.info(line)
+    return result
+
+
+def _spec(
+    name: str, job: TrainJob[Any], share: Share, inputs: Inputs, folder: RunFolder, events: Queue
+) -> RunSpec:
+    return RunSpec(
+        method=name,
+        config=job.method,
+        seed=job.seed,
+        folder=folder.path,
+        tables=ray.put(inputs.tables),
+        stores=inputs.stores,
+        meeting=Meeting.remote(),
+        events=events,
+        eval_every=job.eval_every,
+        log_every=job.log_every,
+        camera_filter=job.camera_filter,
+        threads=share.threads,
+        loader_workers=job.loader_workers,
+        wait_s=job.wait_s,
+        label_gpus=STAGE_GPUS if job.gpu else 0.0,
+    )
+
+
+def _trainer(
+    spec: RunSpec, job: TrainJob[Any], share: Share, inputs: Inputs
+) -> TorchTrainer:
+    resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if job.gpu else {})
+    return TorchTrainer(
+        worker,
+        train_loop_config={"spec": spec},
+        torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo", timeout_s=int(job.wait_s)),
+        scaling_config=ScalingConfig(
+            num_workers=job.workers, use_gpu=job.gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=spec.folder,
+            failure_config=FailureConfig(max_failures=job.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=job.keep),
+        ),
+        datasets={
+            split: block_dataset(table, inputs.stores[split], job.method.images, job.block)
+            for split, table in inputs.tables.items()
+        },
+        dataset_config=AllRows(),
+    )
+
+
+def _fit(trainer: TorchTrainer) -> dict[str, str]:
+    try:
+        return trainer.fit().return_value or {}
+    except TrainingFailedError as error:
+        causes = list(getattr(error, "worker_failures", {}).values()) or [
+            getattr(error, "controller_failure", error)
+        ]
+        logger.debug("training failed", exc_info=error)
+        first = str(causes[0]).strip().splitlines()
+        raise ValueError(f"training failed: {first[-1] if first else type(causes[0]).__name__}") from error
+
+
+def main(argv: Sequence[str]) -> int:
+    """Entry of ``reid train``."""
+    name, preset, job = parse(argv)
+    if job is None:
+        for line in preset_lines(name):
+            print(line)  # noqa: T201
+        return 0
+    run(name, job)
+    return 0
+
+
+def preset_lines(name: str) -> list[str]:
+    """The table of ``reid train METHOD --list``."""
+    lines = [f"{'preset':<14}{'mAP':>6}{'R1':>6}{'R5':>6}{'R10':>6}  published for"]
+    for preset, entry in contract.load(name).PRESETS.items():
+        figures = (entry.published.get(key) for key in ("mAP", "rank1", "rank5", "rank10"))
+        cells = "".join(f"{'-' if v is None else format(v, '.1f'):>6}" for v in figures)
+        lines.append(f"{preset:<14}{cells}  {entry.about}")
+    return lines

@@ -1,0 +1,1 @@
+"""Losses as functions that give one value a query; ``distributed.global_mean`` makes the batch loss."""

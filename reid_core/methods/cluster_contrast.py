@@ -1,0 +1,146 @@
+"""ClusterContrast (Dai et al., arXiv 2103.11568): a memory of one centroid a cluster, new every round.
+
+System A of methods.md 2. S source classes, C clusters, B global batch, b this rank's share, D feature size.
+With a labelled source set the memory starts with the S class centroids, and both domains are
+classified among all S + C rows; the paper has no such variant.
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reid_core.distributed import gather_batch
+from reid_core.labelling.clusters import cluster
+from reid_core.losses.contrastive import memory_nce
+from reid_core.losses.terms import by_domain
+from reid_core.memory.updates import class_means, update_hardest, update_in_order
+from reid_core.method import TARGET, Batch, Features, Labels, Preset, Round, Sizes, Step
+from reid_core.settings import AdamConfig, ImageConfig, ModelConfig, check_clustering, check_training
+
+UPDATES = {"all": update_in_order, "hard": update_hardest}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Defaults are the published ones for Market-1501."""
+
+    eps: float = 0.6
+    """DBSCAN radius on the Jaccard distance, in (0, 1)."""
+    min_samples: int = 4
+    """Neighbours within eps, itself included, that make an image a core point."""
+    k1: int = 30
+    """Neighbours of the k-reciprocal sets."""
+    k2: int = 6
+    """Neighbours averaged in the local query expansion."""
+    temperature: float = 0.05
+    """Softmax temperature."""
+    momentum: float = 0.1
+    """Weight of the old memory row, in [0, 1)."""
+    update: Literal["all", "hard"] = "all"
+    """Every embedding of a cluster moves its row, or only the least similar one."""
+    rounds: int = 50
+    """Rounds (epochs of the paper)."""
+    steps: int = 200
+    """Optimiser steps a round."""
+    batch_size: int = 256
+    """Images of the global batch, per domain, over all workers."""
+    instances: int = 16
+    """Images of each cluster in a batch."""
+    camera_aware: bool = True
+    """Draw the images of a cluster from different cameras where they are known."""
+    bn_group: int = 0
+    """Consecutive images that share BatchNorm statistics, whatever the number of workers; 0: batch_size / 4."""
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(pooling="gem"))
+    images: ImageConfig = field(default_factory=ImageConfig)
+    optim: AdamConfig = field(default_factory=AdamConfig)
+
+    def __post_init__(self) -> None:
+        check_clustering(self.eps, self.min_samples, self.k1, self.k2)
+        check_training(self)
+
+
+def assign_labels(config: Config, features: Features, previous: Labels | None) -> Labels:
+    """DBSCAN on the k-reciprocal Jaccard distance of the extracted features."""
+    return cluster(
+        features, eps=config.eps, min_samples=config.min_samples, k1=config.k1, k2=config.k2
+    )
+
+
+class Objective(nn.Module):
+    """InfoNCE against the centroids of the round."""
+
+    memory_RD: Tensor  # source classes, then clusters
+
+    def __init__(self, config: Config, embedder: nn.Module, sizes: Sizes) -> None:
+        super().__init__()
+        self.config = config
+        self.classes = sizes.classes
+        self.register_buffer("memory_RD", torch.empty(0, sizes.dim), persistent=False)
+
+    def begin_round(self, start: Round) -> None:
+        """Build the memory from this round's features: norm(mean of the members)."""
+        domains = [start.source, start.target] if start.source else [start.target]
+        self.memory_RD = torch.cat(
+            [
+                F.normalize(class_means(d.feature, d.label[:, 0], int(d.label.max()) + 1), dim=1)
+                for d in domains
+            ]
+        )
+
+    def forward(self, embedder: nn.Module, batch: Batch, progress: float) -> Step:
+        """One cross entropy a domain."""
+        x_bD = embedder(batch.image[0])
+        loss_b = memory_nce(x_bD, self._row(batch), self.memory_RD, self.config.temperature)
+        return Step(terms=by_domain(loss_b, batch.domain, self.classes), embedding=x_bD)
+
+    def update(self, embedder: nn.Module, batch: Batch, step: Step) -> None:
+        """Move the rows of the batch's clusters, in the order of the global batch."""
+        row_B, x_BD = gather_batch(batch.position, self._row(batch), step.embedding)
+        UPDATES[self.config.update](self.memory_RD, row_B, x_BD, self.config.momentum)
+
+    def _row(self, batch: Batch) -> Tensor:
+        return batch.label[:, 0] + self.classes * (batch.domain == TARGET)
+
+
+DEMO = Config(
+    rounds=10,
+    steps=40,
+    batch_size=64,
+    instances=4,
+    model=ModelConfig(trunk="tiny", pooling="gem", weights="random"),
+    images=ImageConfig(height=64, width=32, pad=4),
+    optim=AdamConfig(step_rounds=8),
+)
+OMNIGLOT = replace(
+    DEMO,
+    images=ImageConfig(
+        height=48, width=48, pad=0, flip=0.0, erase=0.0, rotate=15.0, shift=0.1, zoom=0.15, shear=10.0
+    ),
+)
+PRESETS = {
+    "demo": Preset(config=DEMO, about="the synthetic set of `reid synth`, a small network, minutes on a CPU"),
+    "omniglot": Preset(config=OMNIGLOT, about="handwritten characters in Market layout, minutes on a CPU"),
+    "market1501": Preset(
+        config=Config(),
+        about="arXiv 2103.11568 v3, Market-1501, ImageNet ResNet-50",
+        published={"mAP": 82.6, "rank1": 93.0, "rank5": 97.0, "rank10": 98.1},
+    ),
+    "dukemtmc": Preset(
+        config=Config(),
+        about="arXiv 2103.11568, DukeMTMC-reID (withdrawn by its authors)",
+        published={"mAP": 72.8, "rank1": 85.7, "rank5": 92.0, "rank10": 93.5},
+    ),
+    "msmt17": Preset(
+        config=Config(steps=400),
+        about="arXiv 2103.11568 v1 as quoted in ISE Table 6, MSMT17",
+        published={"mAP": 33.3, "rank1": 63.3, "rank5": 73.7, "rank10": 77.8},
+    ),
+    "personx": Preset(
+        config=Config(eps=0.7),
+        about="HDCPD's run of arXiv 2103.11568, PersonX",
+        published={"mAP": 84.8, "rank1": 94.5, "rank5": 98.4, "rank10": 99.2},
+    ),
+}

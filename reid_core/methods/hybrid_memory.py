@@ -1,0 +1,188 @@
+"""SpCL's hybrid memory (Ge et al., NeurIPS 2020) without its self-paced part: one row an image, kept for the run.
+
+System A, ``memory: hybrid`` of methods.md 2.3 and 2.4. S source classes, N target images, K classes of a round
+(source classes, clusters, and every outlier as its own), b this rank's share, D feature size. The memory is filled once
+from extracted features; from the second round on its rows are what is clustered. Departure: the release's
+-log(p + 1e-6) is a log-softmax here, as methods.md 2.4 says.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reid_core.data.samplers import identity_batches
+from reid_core.distributed import gather_batch
+from reid_core.labelling.clusters import cluster
+from reid_core.losses.contrastive import memory_nce
+from reid_core.losses.terms import by_domain
+from reid_core.memory.updates import class_means, update_in_order
+from reid_core.method import SOURCE, Batch, Domain, Features, Labels, LabelSource, Preset, Round, Sizes, Step
+from reid_core.settings import AdamConfig, ImageConfig, ModelConfig, check_clustering, check_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Defaults are the published ones for Market-1501."""
+
+    eps: float = 0.6
+    """DBSCAN radius on the Jaccard distance, in (0, 1)."""
+    min_samples: int = 4
+    """Neighbours within eps, itself included, that make an image a core point."""
+    k1: int = 30
+    """Neighbours of the k-reciprocal sets."""
+    k2: int = 6
+    """Neighbours averaged in the local query expansion."""
+    temperature: float = 0.05
+    """Softmax temperature."""
+    momentum: float = 0.2
+    """Weight of the old memory row, in [0, 1)."""
+    rounds: int = 50
+    """Rounds (epochs of the paper)."""
+    steps: int = 400
+    """Optimiser steps a round."""
+    batch_size: int = 64
+    """Images of the global batch, per domain, over all workers."""
+    instances: int = 4
+    """Images of each cluster in a batch; an outlier gives one."""
+    camera_aware: bool = True
+    """Draw the images of a cluster from different cameras where they are known."""
+    bn_group: int = 0
+    """Consecutive images that share BatchNorm statistics, whatever the number of workers; 0: batch_size / 4."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    images: ImageConfig = field(default_factory=ImageConfig)
+    optim: AdamConfig = field(default_factory=AdamConfig)
+
+    def __post_init__(self) -> None:
+        check_clustering(self.eps, self.min_samples, self.k1, self.k2)
+        check_training(self)
+
+
+def assign_labels(config: Config, features: Features, previous: Labels | None) -> Labels:
+    """DBSCAN on the k-reciprocal Jaccard distance of the memory rows."""
+    return cluster(
+        features, eps=config.eps, min_samples=config.min_samples, k1=config.k1, k2=config.k2
+    )
+
+
+def labels_from(config: Config, number: int) -> LabelSource:
+    """Extracted features fill the memory once; then the memory itself is clustered."""
+    return "extracted" if number == 0 else "memory"
+
+
+def batches(config: Config, domain: Domain, seed: int) -> Iterator[np.ndarray]:
+    """P x K; an outlier is an identity of one image."""
+    return identity_batches(
+        domain.label[:, 0].numpy(),
+        domain.camid.numpy() if config.camera_aware else None,
+        batch_size=config.batch_size,
+        instances=config.instances,
+        seed=seed,
+        outliers="single",
+    )
+
+
+class Objective(nn.Module):
+    """Cross entropy over the class means of an instance memory; gives ``features`` to the label stage."""
+
+    memory_RD: Tensor  # S source prototypes, then N target instances
+    filled: Tensor
+    class_R: Tensor
+
+    def __init__(self, config: Config, embedder: nn.Module, sizes: Sizes) -> None:
+        super().__init__()
+        self.config = config
+        self.sizes = sizes
+        self.classes = 0
+        rows = sizes.classes + sizes.images
+        self.register_buffer("memory_RD", torch.zeros(rows, sizes.dim))
+        self.register_buffer("filled", torch.tensor(False))
+        self.register_buffer("class_R", torch.zeros(rows, dtype=torch.int64), persistent=False)
+
+    def features(self) -> Tensor:
+        """The target rows (N, D) in image id order: what the label stage clusters."""
+        return self.memory_RD[self.sizes.classes :]
+
+    def begin_round(self, start: Round) -> None:
+        """Fill the memory in the first round; number the classes of this one."""
+        if not self.filled:
+            self._fill(start)
+        self.class_R = own_class_for_outliers(start.target.label[:, 0], self.sizes.classes)
+        self.classes = int(self.class_R.max()) + 1
+
+    def _fill(self, start: Round) -> None:
+        self.memory_RD[self.sizes.classes :] = start.target.feature
+        if start.source:
+            means = class_means(start.source.feature, start.source.label[:, 0], self.sizes.classes)
+            self.memory_RD[: self.sizes.classes] = F.normalize(means, dim=1)
+        self.filled.fill_(True)
+
+    def forward(self, embedder: nn.Module, batch: Batch, progress: float) -> Step:
+        """One cross entropy a domain, over all classes of both."""
+        x_bD = embedder(batch.image[0])
+        prototype_KD = class_means(self.memory_RD, self.class_R, self.classes)
+        class_b = self.class_R[self._row(batch)]
+        loss_b = memory_nce(x_bD, class_b, prototype_KD, self.config.temperature)
+        return Step(terms=by_domain(loss_b, batch.domain, self.sizes.classes), embedding=x_bD)
+
+    def update(self, embedder: nn.Module, batch: Batch, step: Step) -> None:
+        """Move each image's own row; a source image moves the row of its class."""
+        row_B, x_BD = gather_batch(batch.position, self._row(batch), step.embedding)
+        update_in_order(self.memory_RD, row_B, x_BD, self.config.momentum)
+
+    def _row(self, batch: Batch) -> Tensor:
+        target_row = self.sizes.classes + batch.row
+        return torch.where(batch.domain == SOURCE, batch.label[:, 0], target_row)
+
+
+def own_class_for_outliers(label_N: Tensor, classes: int) -> Tensor:
+    """Classes of all memory rows (S + N,): source 0..S-1, clusters S.., then each outlier its own.
+
+    Args:
+        label_N: int64 cluster of each target image, -1 outlier.
+        classes: S.
+    """
+    outlier_N = label_N < 0
+    clusters = int(label_N.max()) + 1
+    own_N = classes + clusters + outlier_N.cumsum(0) - 1
+    source = torch.arange(classes, device=label_N.device)
+    return torch.cat([source, torch.where(outlier_N, own_N, classes + label_N)])
+
+
+DEMO = Config(
+    rounds=10,
+    steps=40,
+    model=ModelConfig(trunk="tiny", weights="random"),
+    images=ImageConfig(height=64, width=32, pad=4),
+    optim=AdamConfig(step_rounds=8),
+)
+OMNIGLOT = replace(
+    DEMO,
+    images=ImageConfig(
+        height=48, width=48, pad=0, flip=0.0, erase=0.0, rotate=15.0, shift=0.1, zoom=0.15, shear=10.0
+    ),
+)
+PRESETS = {
+    "demo": Preset(config=DEMO, about="the synthetic set of `reid synth`, a small network, minutes on a CPU"),
+    "omniglot": Preset(config=OMNIGLOT, about="handwritten characters in Market layout, minutes on a CPU"),
+    "market1501": Preset(
+        config=Config(),
+        about="SpCL without its self-paced part as in HDCPD Table VIII row 1, Market-1501",
+        published={"mAP": 76.3, "rank1": 90.1, "rank5": 96.1, "rank10": 97.3},
+    ),
+    "dukemtmc": Preset(
+        config=Config(),
+        about="the same, DukeMTMC-reID (withdrawn by its authors)",
+        published={"mAP": 61.9, "rank1": 78.0, "rank5": 87.1, "rank10": 90.5},
+    ),
+    "duke2market": Preset(
+        config=Config(),
+        about="UDA: --source DukeMTMC-reID, HDCPD Table IX baseline (centroids, no self-paced part)",
+        published={"mAP": 80.0, "rank1": 91.5, "rank5": 96.8, "rank10": 97.9},
+    ),
+    "msmt17": Preset(config=Config(steps=800), about="SpCL's settings, MSMT17; no figure without self-paced part"),
+    "personx": Preset(config=Config(), about="SpCL's settings, PersonX; no figure without self-paced part"),
+}
