@@ -1,0 +1,1 @@
+"""The network: trunk, pooling, BN neck; its normalisation, its weights."""
