@@ -45,7 +45,9 @@ def run(job: ClusterJob) -> Labels:
     """
     check_clustering(job.eps, job.min_samples, job.k1, job.k2)
     if not job.features:
-        raise UsageError("--features is missing: give a FEATURES table, as `reid extract` writes it")
+        raise UsageError(
+            "--features is missing: give a FEATURES table, as `reid extract` writes it"
+        )
     with ray_session():
         gpus = STAGE_GPUS if ray.cluster_resources().get("GPU", 0) else 0.0
         task = ray.remote(num_cpus=STAGE_CPUS, num_gpus=gpus)(cluster_table)
@@ -61,9 +63,7 @@ def run(job: ClusterJob) -> Labels:
 def cluster_table(job: ClusterJob) -> Labels:
     """The Ray task: read, cluster, write."""
     table = read_features(job.features)
-    features = Features(
-        image_id=table.column("image_id").to_numpy(), feature=feature_matrix(table)
-    )
+    features = Features(image_id=table.column("image_id").to_numpy(), feature=feature_matrix(table))
     labels = cluster(features, eps=job.eps, min_samples=job.min_samples, k1=job.k1, k2=job.k2)
     write_table(label_table(labels, table), job.out)
     return labels

@@ -69,12 +69,18 @@ def run(job: EvaluateJob) -> dict[str, Any]:
     if job.query:
         tables = read_features(job.query), read_features(job.gallery)
     else:
-        checkpoint, data, number = (job.checkpoint, job.data, None) if job.checkpoint else _of_run(job)
+        checkpoint, data, number = (
+            (job.checkpoint, job.data, None) if job.checkpoint else _of_run(job)
+        )
         tables = _extracted(job, checkpoint, data)
     query, gallery = (Images.from_table(table) for table in tables)
     result = evaluate(query, gallery, camera_filter=job.camera_filter)
     if result.dropped:
-        logger.warning("%d of %d queries have no valid match in the gallery and do not count", result.dropped, len(query.pid))
+        logger.warning(
+            "%d of %d queries have no valid match in the gallery and do not count",
+            result.dropped,
+            len(query.pid),
+        )
     row = dict.fromkeys(EVALUATION) | {"round": number} | result.accuracies()
     if job.out:
         write_bytes(job.out, (json.dumps(row, indent=2) + "\n").encode())
@@ -87,11 +93,15 @@ def _of_run(job: EvaluateJob) -> tuple[str, str, int | None]:
     """Weights, data root and finished rounds of a run folder."""
     config = join(job.run, "config.json")
     if not exists(config):
-        raise UsageError(f"{job.run}: no run lies here (config.json is missing); give STORAGE/NAME of `reid train`")
+        raise UsageError(
+            f"{job.run}: no run lies here (config.json is missing); give STORAGE/NAME of `reid train`"
+        )
     settings = json.loads(read_bytes(config))
     weights = join(job.run, "last.safetensors")
     if not exists(weights):
-        raise UsageError(f"{job.run}: the run has no evaluation yet, so last.safetensors is missing; let it go on")
+        raise UsageError(
+            f"{job.run}: the run has no evaluation yet, so last.safetensors is missing; let it go on"
+        )
     result = join(job.run, "result.json")
     number = json.loads(read_bytes(result))["last"]["round"] if exists(result) else None
     return weights, job.data or settings["job"]["data"], number

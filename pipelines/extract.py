@@ -14,7 +14,7 @@ import tyro
 from tqdm import tqdm
 
 from pipelines.extraction import DECODE_CPUS, BlockEmbedder, block_dataset
-from pipelines.inputs import default_cache, open_store, require_folder
+from pipelines.inputs import default_cache, open_store
 from pipelines.runtime import ray_session
 from reid_core.data.datasets import scan
 from reid_core.errors import UsageError
@@ -35,7 +35,7 @@ class ExtractJob:
     out: str = "features.parquet"
     """FEATURES table to write: a path or a URI."""
     weights: str = ""
-    """An embedder file of a run (.safetensors), which tells network and input size; or '' to use --model and --images."""
+    """An embedder file of a run (.safetensors); it tells network and input size, in place of --model and --images."""
     split: Literal["train", "query", "gallery", "test", "all"] = "train"
     """Images to embed; test is query and gallery."""
     layout: str = "auto"
@@ -78,7 +78,8 @@ def run(job: ExtractJob) -> int:
         UsageError: a path, the split or the GPU that was asked for is not there.
         ValueError: no image could be read.
     """
-    require_folder(job.data)
+    if not job.data:
+        raise UsageError("--data is missing: give the root of the images, a path or URI")
     if job.weights:  # on the driver first: a wrong file is one clear message
         job = replace(job, images=load_embedder(job.weights)[2])
     found = scan(job.data, job.layout)
@@ -86,10 +87,14 @@ def run(job: ExtractJob) -> int:
     wanted = {"all": list(SPLITS), "test": ["query", "gallery"]}.get(job.split, [job.split])
     chosen = chosen.filter(pc.field("split").isin(wanted))
     if not len(chosen):
-        raise UsageError(f"{job.data}: no images of split {job.split!r}; `reid scan` tells which there are")
+        raise UsageError(
+            f"{job.data}: no images of split {job.split!r}; `reid scan` tells which there are"
+        )
     with ray_session():
         if job.gpu and ray.cluster_resources().get("GPU", 0) < job.workers:
-            raise UsageError(f"--gpu needs {job.workers} GPUs; the cluster has fewer. Leave --gpu out or lower --workers")
+            raise UsageError(
+                f"--gpu needs {job.workers} GPUs; the cluster has fewer. Leave --gpu out or lower --workers"
+            )
         store = open_store(found.root, found.fingerprint, job.cache)
         dataset = block_dataset(chosen, store, job.images, job.block).map_batches(
             EmbedActor,
@@ -104,7 +109,10 @@ def run(job: ExtractJob) -> int:
 
 def _write(dataset: ray.data.Dataset, images: Any, job: ExtractJob) -> int:
     written, failed, writer = 0, [], None
-    with atomic_path(job.out) as (filesystem, temporary), tqdm(total=len(images), unit="img", disable=None) as bar:
+    with (
+        atomic_path(job.out) as (filesystem, temporary),
+        tqdm(total=len(images), unit="img", disable=None) as bar,
+    ):
         for batch in dataset.iter_batches(batch_size=1, batch_format="numpy"):
             image_id, feature = np.asarray(batch["image_id"][0]), np.asarray(batch["feature"][0])
             failed += [str(message) for message in batch["error"][0]]
@@ -117,12 +125,16 @@ def _write(dataset: ray.data.Dataset, images: Any, job: ExtractJob) -> int:
             written += len(image_id)
             bar.update(len(image_id))
         if writer is None:
-            raise ValueError(f"{job.data}: none of {len(images)} images could be read: {failed[:3]}")
+            raise ValueError(
+                f"{job.data}: none of {len(images)} images could be read: {failed[:3]}"
+            )
         writer.close()
     for message in failed:
         logger.warning("left out %s", message)
     if written + len(failed) != len(images):
-        raise RuntimeError(f"{written} features and {len(failed)} failures for {len(images)} images")
+        raise RuntimeError(
+            f"{written} features and {len(failed)} failures for {len(images)} images"
+        )
     logger.info("%s: %d features, %d images left out", job.out, written, len(failed))
     return written
 

@@ -4,7 +4,8 @@ One row of the dataset is one block is one embedding batch, whichever process ge
 not depend on how Ray splits the work. n images a block (the last one padded), D feature size.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ import pyarrow as pa
 import ray.data
 import torch
 from ray.train import DataConfig
-from torch import nn
 
 from reid_core.data.decode import ImageStore, load
 from reid_core.data.transforms import standardise
+from reid_core.models.embedder import Embedder
 from reid_core.settings import ImageConfig
 
 DECODE_CPUS = 0.5  # of a core, a decode task: two a core keep it busy while one waits for bytes
@@ -46,11 +47,8 @@ def block_dataset(
         for start in range(0, len(rows), size)
     ]
     dataset = ray.data.from_arrow(blocks)
-    return dataset.map(
-        decode_block,
-        fn_kwargs={"store": store, "height": config.height, "width": config.width, "size": size},
-        num_cpus=DECODE_CPUS,
-    )
+    decode = partial(decode_block, store=store, height=config.height, width=config.width, size=size)
+    return dataset.map(decode, num_cpus=DECODE_CPUS)
 
 
 def decode_block(
@@ -73,7 +71,7 @@ def decode_block(
 class BlockEmbedder:
     """A plain callable on one block; Ray Data, a rank or a loop can drive it."""
 
-    def __init__(self, embedder: nn.Module, config: ImageConfig, device: torch.device) -> None:
+    def __init__(self, embedder: Embedder, config: ImageConfig, device: torch.device) -> None:
         self.embedder = embedder.to(device)
         self.config = config
         self.device = device
@@ -110,14 +108,14 @@ def embed_all(
     parts = [embed(block) for block in blocks]
     dim = embed.embedder.dim
     image_id = np.concatenate([np.empty(0, np.int64), *(p["image_id"] for p in parts)])
-    feature = np.concatenate([np.empty((0, dim), np.float32), *(p["feature"] for p in parts)])  # type: ignore[list-item]
+    feature = np.concatenate([np.empty((0, dim), np.float32), *(p["feature"] for p in parts)])
     return image_id, feature, [message for p in parts for message in p["error"]]
 
 
-def shard_blocks(shard: ray.data.DataIterator) -> Iterable[dict[str, Any]]:
+def shard_blocks(shard: ray.data.DataIterator) -> Iterator[dict[str, Any]]:
     """The blocks of a rank's shard, one after the other."""
     for batch in shard.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
-        yield {name: column[0] for name, column in batch.items()}
+        yield {str(name): column[0] for name, column in batch.items()}
 
 
 class AllRows(DataConfig):

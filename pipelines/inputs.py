@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from pipelines.extraction import DECODE_CPUS
 from reid_core.data.check import unreadable
-from reid_core.data.datasets import scan
+from reid_core.data.datasets import Found, scan
 from reid_core.data.decode import ImageStore
 from reid_core.errors import UsageError
 from reid_core.tables import SOURCE_ID
@@ -24,12 +24,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
+    """What was scanned, by ``data`` and ``source``; nothing has been opened yet."""
+
+    found: dict[str, Found]
+    cache: str
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the files of each."""
+        return {name: found.fingerprint for name, found in self.found.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
     """IMAGES sorted by id and their stores, by ``target``, ``source`` and ``test``; absent where there are none."""
 
     tables: dict[str, pa.Table]
     stores: dict[str, ImageStore]
-    fingerprints: dict[str, str]
-    skipped: list[tuple[str, str]]  # path and reason of images that could not be read
 
 
 def default_cache() -> str:
@@ -42,47 +53,50 @@ def open_store(root: str, fingerprint: str, cache: str) -> ImageStore:
     return ImageStore(root, str(Path(cache) / fingerprint[:16]) if cache else None)
 
 
-def read_inputs(data: str, source: str, layout: str, cache: str) -> Inputs:
-    """Scan the target data and, where given, the labelled source; images that cannot be read are left out.
+def scan_inputs(data: str, source: str, layout: str, cache: str) -> Inputs:
+    """Find the target images and, where given, a labelled source; needs no Ray.
 
     Raises:
-        UsageError: a root does not exist or its layout is unknown.
+        UsageError: a root is missing or its layout is unknown.
         ValueError: there are no training images, or the source has images without ids.
     """
-    found = scan(data, layout)
-    store = open_store(found.root, found.fingerprint, cache)
-    images, skipped = readable(found.images, store)
-    tables = {"target": images.filter(pc.field("split") == "train")}
-    test = images.filter(pc.field("split") != "train")
-    if len(test) and not test.column("pid").null_count:
-        tables["test"] = test
-    stores, fingerprints = {"target": store, "test": store}, {"data": found.fingerprint}
-    if not len(tables["target"]):
-        raise ValueError(f"{data}: no training images; check the layout with `reid scan {data}`")
+    if not data:
+        raise UsageError("--data is missing: give the root of the images, a path or URI")
+    found = {"data": scan(data, layout)}
+    if not len(_of(found["data"].images, "train")):
+        raise ValueError(f"{data}: no training images; `reid scan {data}` tells what is there")
     if source:
-        labelled = scan(source)
-        stores["source"] = open_store(labelled.root, labelled.fingerprint, cache)
-        train = labelled.images.filter(pc.field("split") == "train")
+        found["source"] = scan(source)
+        train = _of(found["source"].images, "train")
         if not len(train) or train.column("pid").null_count:
             raise ValueError(f"{source}: a source needs training images that all have ids")
-        tables["source"], bad = readable(train, stores["source"])
-        tables["source"] = _shift_ids(tables["source"])
-        skipped += bad
-        fingerprints["source"] = labelled.fingerprint
-    return Inputs(tables=tables, stores=stores, fingerprints=fingerprints, skipped=skipped)
+    return Inputs(found=found, cache=cache)
 
 
-def _shift_ids(images: pa.Table) -> pa.Table:
-    shifted = pc.add(images.column("image_id"), pa.scalar(SOURCE_ID, pa.int64()))
-    return images.set_column(0, images.schema.field("image_id"), shifted)
+def look_at(inputs: Inputs) -> Images:
+    """Decode every image once, on all CPUs of the cluster, and leave out those that cannot be read."""
+    data = inputs.found["data"]
+    store = open_store(data.root, data.fingerprint, inputs.cache)
+    images = readable(data.images, store)
+    tables, stores = {"target": _of(images, "train")}, {"target": store, "test": store}
+    test = _of(images, "query", "gallery")
+    if len(test) and not test.column("pid").null_count:
+        tables["test"] = test
+    if "source" in inputs.found:
+        source = inputs.found["source"]
+        stores["source"] = open_store(source.root, source.fingerprint, inputs.cache)
+        train = readable(_of(source.images, "train"), stores["source"])
+        shifted = pa.array(train.column("image_id").to_numpy() + SOURCE_ID)
+        tables["source"] = train.set_column(0, train.schema.field("image_id"), shifted)
+    return Images(tables=tables, stores=stores)
 
 
-def readable(images: pa.Table, store: ImageStore) -> tuple[pa.Table, list[tuple[str, str]]]:
-    """Decode every image once, as Ray tasks; this also fills the nodes' caches.
+def _of(images: pa.Table, *splits: str) -> pa.Table:
+    return images.filter(pc.field("split").isin(splits))
 
-    Returns:
-        The IMAGES that can be read, sorted by id, and path and reason of the others.
-    """
+
+def readable(images: pa.Table, store: ImageStore) -> pa.Table:
+    """The IMAGES that can be read, sorted by id; the others are logged. Runs as Ray tasks, fills the nodes' caches."""
     paths = images.column("path").to_pylist()
     look = ray.remote(num_cpus=DECODE_CPUS)(_look)
     waiting = [look.remote(store, paths[i : i + CHUNK]) for i in range(0, len(paths), CHUNK)]
@@ -93,16 +107,10 @@ def readable(images: pa.Table, store: ImageStore) -> tuple[pa.Table, list[tuple[
             bad += [row for rows in ray.get(done) for row in rows]
             bar.update(len(done))
     for path, reason in sorted(bad):
-        logger.warning("skipped %s: %s", path, reason)
-    good = pc.invert(pc.is_in(images.column("path"), pa.array([p for p, _ in bad], pa.string())))
-    return images.filter(good).sort_by("image_id"), sorted(bad)
+        logger.warning("left out %s: %s", path, reason)
+    unread = pa.array([path for path, _ in bad], pa.string())
+    return images.filter(~pc.field("path").isin(unread)).sort_by("image_id")
 
 
 def _look(store: ImageStore, paths: list[str]) -> list[tuple[str, str]]:
     return unreadable(paths, store.read, threads=2)
-
-
-def require_folder(path: str) -> None:
-    """Refuse an empty path of a required flag."""
-    if not path:
-        raise UsageError("--data is missing: give the root of the images, a path or URI")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError
 from ray.util.queue import Queue
 
 from pipelines.progress import forward_logs
@@ -86,7 +87,7 @@ def meet(
     mine = meeting.hand_in.remote(key, rank, world, [ray.put(part)], stage)
     try:
         result = ray.get(mine, timeout=timeout_s)[0]
-    except ray.exceptions.GetTimeoutError as error:
+    except GetTimeoutError as error:
         absent = ray.get(meeting.missing.remote(key, world), timeout=30)
         raise TimeoutError(
             f"{stage.name}: no part from ranks {absent} within {timeout_s:.0f} s; raise --wait-s or look "
@@ -94,7 +95,7 @@ def meet(
         ) from error
     try:
         return ray.get(result, timeout=timeout_s)
-    except ray.exceptions.GetTimeoutError as error:
+    except GetTimeoutError as error:
         raise TimeoutError(
             f"{stage.name} (needs {stage.num_cpus} CPUs, {stage.num_gpus} GPUs) did not end within "
             f"{timeout_s:.0f} s; the cluster has free: {ray.available_resources()}; raise --wait-s or "

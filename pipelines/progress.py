@@ -95,7 +95,9 @@ class Listener:
     def on_evaluation(self, round: int, **result: Any) -> None:
         self._end_bar()
         accuracy = result.get("mAP")
-        shown = "no ids" if accuracy is None else f"mAP {accuracy:.1%}, rank-1 {result['rank1']:.1%}"
+        shown = (
+            "no ids" if accuracy is None else f"mAP {accuracy:.1%}, rank-1 {result['rank1']:.1%}"
+        )
         logger.info(
             "after %d rounds: %s, label-free score %.3f", round, shown, result["label_free"]
         )

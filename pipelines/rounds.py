@@ -81,9 +81,11 @@ class Worker:
         self.method = method.load(spec.method)
         self.rank = distributed.rank()
         self.world = distributed.world_size()
-        self.device = ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
+        self.device = (
+            ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
+        )
         self.images: dict[str, pa.Table] = ray.get(spec.tables)
-        self.attempt: str = broadcast_from_rank_zero(uuid4().hex if self.rank == 0 else None)
+        self.attempt = broadcast_from_rank_zero(uuid4().hex if self.rank == 0 else None)
         if self.rank == 0:
             forward_logs(spec.events)
         self.best: dict[str, float] = {}
@@ -109,7 +111,9 @@ class Worker:
         self.scheduler = method.scheduler(self.method, config, self.optimizer)
         self.loader = BatchLoader(
             {
-                number: TrainImages(self.spec.stores[name], self.images[name].column("path").to_pylist())
+                number: TrainImages(
+                    self.spec.stores[name], self.images[name].column("path").to_pylist()
+                )
                 for number, name in ((TARGET, "target"), (SOURCE, "source"))
                 if name in self.images
             },
@@ -160,9 +164,12 @@ class Worker:
     def extract(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """This rank's rows of a dataset, embedded with the weights it holds."""
         shard = ray.train.get_dataset_shard(name)
+        assert shard is not None, name
         image_id, feature, errors = embed_all(shard_blocks(shard), self.embed)
         if errors:
-            raise BadImages(f"{len(errors)} images were readable before and are not now: {errors[:3]}")
+            raise BadImages(
+                f"{len(errors)} images were readable before and are not now: {errors[:3]}"
+            )
         return image_id, feature
 
     def label(self, number: int) -> tuple[Labels, dict[str, np.ndarray]]:
@@ -178,7 +185,9 @@ class Worker:
                 arguments={
                     "method": self.spec.method,
                     "config": self.config,
-                    "images": {n: self.images[n].select(["image_id", "path", "camid"]) for n in names},
+                    "images": {
+                        n: self.images[n].select(["image_id", "path", "camid"]) for n in names
+                    },
                     "out": self._labels_path(number),
                     "previous": self._labels_path(number - 1) if number else None,
                 },
@@ -191,9 +200,12 @@ class Worker:
         return result["labels"], result["feature"] if extracted else {}
 
     def _memory_part(self) -> Part:
-        rows = self.learner.objective.features() if self.rank == 0 else torch.empty(0, self.embed.embedder.dim)  # type: ignore[attr-defined]
+        """All rows from rank 0: the memory is the same on every rank."""
         ids = self.images["target"].column("image_id").to_numpy()
-        return {"target": (ids if self.rank == 0 else ids[:0], rows.float().cpu().numpy())}
+        if self.rank:
+            return {"target": (ids[:0], np.empty((0, self.embed.embedder.dim), np.float32))}
+        rows = self.learner.objective.features()  # type: ignore[attr-defined]
+        return {"target": (ids, rows.float().cpu().numpy())}
 
     def _labels_path(self, number: int) -> str:
         return join(self.spec.folder, "labels", f"round-{number:04d}.parquet")
@@ -203,7 +215,13 @@ class Worker:
         key = f"{self.attempt}/{number}/{stage.name}"
         try:
             return meet(
-                self.spec.meeting, key, self.rank, self.world, part, stage, timeout_s=self.spec.wait_s
+                self.spec.meeting,
+                key,
+                self.rank,
+                self.world,
+                part,
+                stage,
+                timeout_s=self.spec.wait_s,
             )
         except ValueError as error:  # RayTaskError takes the class of its cause
             raise Stopped(f"{stage.name}: {getattr(error, 'cause', error)}") from error
@@ -241,19 +259,18 @@ class Worker:
 
     def begin(self, number: int, labels: Labels, feature: dict[str, np.ndarray]) -> Round:
         """Hand the round's labels and features to the objective."""
-        target = self._domain("target", labels.label, feature)
         source = None
         if "source" in self.images:
             pid = self.images["source"].column("pid").to_numpy()
-            source = self._domain("source", np.unique(pid, return_inverse=True)[1][:, None], feature)
+            source = self._domain(
+                "source", np.unique(pid, return_inverse=True)[1][:, None], feature
+            )
+        target = self._domain("target", labels.label, feature)
         start = Round(
             number=number, rounds=self.config.rounds, step=self.step, target=target, source=source
         )
         torch.manual_seed(derive(self.spec.seed, "round", number))
-        on_device = {d: _to(getattr(start, d), self.device) for d in ("target", "source")}
-        self.learner.objective.begin_round(
-            Round(number=number, rounds=start.rounds, step=start.step, **on_device)
-        )
+        self.learner.objective.begin_round(start.to(self.device))
         return start
 
     def _domain(self, name: str, label: np.ndarray, feature: dict[str, np.ndarray]) -> Domain:
@@ -261,7 +278,9 @@ class Worker:
         row = feature.get(name)
         return Domain(
             image_id=torch.from_numpy(images.column("image_id").to_numpy().copy()),
-            camid=torch.from_numpy(images.column("camid").fill_null(-1).to_numpy().astype(np.int64)),
+            camid=torch.from_numpy(
+                images.column("camid").fill_null(-1).to_numpy().astype(np.int64)
+            ),
             label=torch.from_numpy(np.array(label)),
             feature=None if row is None else torch.from_numpy(np.array(row)).to(self.dtype),
         )
@@ -272,7 +291,10 @@ class Worker:
         domains = {TARGET: start.target} | ({SOURCE: start.source} if start.source else {})
         rows = {
             number: method.batches(
-                self.method, self.config, domain, derive(self.spec.seed, "batches", start.number, number)
+                self.method,
+                self.config,
+                domain,
+                derive(self.spec.seed, "batches", start.number, number),
             )
             for number, domain in domains.items()
         }
@@ -286,7 +308,9 @@ class Worker:
             pending.append(terms)
             if len(pending) == self.spec.log_every or len(history) + len(pending) == steps:
                 history += self._reduced(start.number, pending, len(history))
-                self.tell("steps", round=start.number, done=len(history), of=steps, terms=history[-1])
+                self.tell(
+                    "steps", round=start.number, done=len(history), of=steps, terms=history[-1]
+                )
                 pending = []
         self.scheduler.step()
         self.step += steps
@@ -319,10 +343,18 @@ class Worker:
             ray.train.report(metrics, checkpoint=None, checkpoint_dir_name=name)
             return
         with tempfile.TemporaryDirectory() as folder:
-            extra = {"round": number + 1, "step": self.step, "best": self.best, "seed": self.spec.seed}
+            extra = {
+                "round": number + 1,
+                "step": self.step,
+                "best": self.best,
+                "seed": self.spec.seed,
+            }
             save_state(Path(folder) / "state.pt", self._modules(), extra)
             save_embedder(
-                self.embed.embedder, self.config.model, self.config.images, f"{folder}/embedder.safetensors"
+                self.embed.embedder,
+                self.config.model,
+                self.config.images,
+                f"{folder}/embedder.safetensors",
             )
             checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
@@ -339,9 +371,3 @@ class _Clock:
         now = time.perf_counter()
         self.seconds[f"seconds_{name}"] = now - self.last
         self.last = now
-
-
-def _to(domain: Domain | None, device: torch.device) -> Domain | None:
-    if domain is None:
-        return None
-    return Domain(**{k: None if v is None else v.to(device) for k, v in vars(domain).items()})

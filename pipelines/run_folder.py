@@ -24,7 +24,14 @@ from reid_core.errors import UsageError
 from reid_core.storage import exists, join, open_folder, read_bytes, write_bytes
 
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "scikit-learn", "numba")
-EVALUATION = ("round", "mAP", "mINP", "rank1", "rank5", "rank10")  # keys of an evaluation in result.json
+EVALUATION = (
+    "round",
+    "mAP",
+    "mINP",
+    "rank1",
+    "rank5",
+    "rank10",
+)  # keys of an evaluation in result.json
 logger = logging.getLogger(__name__)
 
 
@@ -92,7 +99,9 @@ class RunFolder:
     def add(self, kind: str, line: dict[str, Any]) -> None:
         """Add a line of metrics; the last line of a kind and round wins."""
         entry = {"kind": kind, **line}
-        same = [i for i, e in enumerate(self.lines) if (e["kind"], e["round"]) == (kind, line["round"])]
+        same = [
+            i for i, e in enumerate(self.lines) if (e["kind"], e["round"]) == (kind, line["round"])
+        ]
         if same:
             self.lines[same[0]] = entry
         else:
@@ -148,7 +157,11 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts as ``{"a.b": value}``."""
     if not isinstance(tree, dict):
         return {prefix: tree}
-    return {k: v for name, sub in tree.items() for k, v in flatten(sub, f"{prefix}.{name}".lstrip(".")).items()}
+    return {
+        k: v
+        for name, sub in tree.items()
+        for k, v in flatten(sub, f"{prefix}.{name}".lstrip(".")).items()
+    }
 
 
 def describe_environment(**more: Any) -> dict[str, Any]:

@@ -88,6 +88,7 @@ def evaluation_stage(
     image_id = images.column("image_id").to_numpy()
     table = features_table(images, image_id, merge(parts, "test", image_id))
     query, gallery = (
-        Images.from_table(table.filter(pc.field("split") == split)) for split in ("query", "gallery")
+        Images.from_table(table.filter(pc.field("split") == split))
+        for split in ("query", "gallery")
     )
     return evaluate(query, gallery, camera_filter=camera_filter).accuracies()

@@ -1,7 +1,6 @@
 """``reid train METHOD``: the whole loop on Ray Train, resumed where a run of the same name exists."""
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
 
 from pipelines.extraction import AllRows, block_dataset
-from pipelines.inputs import Inputs, default_cache, read_inputs, require_folder
+from pipelines.inputs import Images, Inputs, default_cache, look_at, scan_inputs
 from pipelines.meeting import Meeting
 from pipelines.progress import Listener
 from pipelines.report import result_table
@@ -74,15 +73,17 @@ class TrainJob(Generic[ConfigT]):
     """Longest wait for another worker or a Ray task, seconds."""
 
 
-def parse(argv: Sequence[str]) -> tuple[str, str, TrainJob[Any] | None]:
-    """METHOD, the preset's name and the job, whose flags default to the preset; no job for ``--list``."""
+def parse(argv: Sequence[str]) -> tuple[str, TrainJob[Any] | None]:
+    """METHOD and the job, whose flags default to the preset that was asked for; no job for ``--list``."""
     chosen = [a for a in argv if not a.startswith("-")][:1]
     if not chosen or not argv or argv[0] != chosen[0]:
-        raise UsageError(f"usage: reid train METHOD [flags]; methods: {', '.join(contract.names())}")
+        raise UsageError(
+            f"usage: reid train METHOD [flags]; methods: {', '.join(contract.names())}"
+        )
     name, rest = argv[0], list(argv[1:])
     method = contract.load(name)
     if "--list" in rest:
-        return name, "", None
+        return name, None
     preset = _take(rest, "--preset") or "market1501"
     if preset not in method.PRESETS:
         raise UsageError(f"{name} has no preset {preset!r}; it has {', '.join(method.PRESETS)}")
@@ -93,7 +94,7 @@ def parse(argv: Sequence[str]) -> tuple[str, str, TrainJob[Any] | None]:
         args=rest,
         prog=f"reid train {name} [--preset {'|'.join(method.PRESETS)}]",
     )
-    return name, preset, job
+    return name, job
 
 
 def _take(argv: list[str], flag: str) -> str | None:
@@ -108,7 +109,6 @@ def _take(argv: list[str], flag: str) -> str | None:
 
 def check(job: TrainJob[Any]) -> TrainJob[Any]:
     """Refuse settings that cannot work together; returns the job with ``rounds`` put into its method."""
-    require_folder(job.data)
     if job.rounds is not None:
         job = replace(job, method=replace(job.method, rounds=job.rounds), rounds=None)
     batch, group = job.method.batch_size, group_size(job.method)
@@ -135,15 +135,17 @@ def run(name: str, job: TrainJob[Any]) -> dict[str, Any]:
         ValueError: the data or the labels do not allow training; the message says what to change.
     """
     job = check(job)
-    with ray_session():
-        share = share_out(job.workers, gpu=job.gpu)
-        inputs = read_inputs(job.data, job.source, job.layout, job.cache)
-        folder = RunFolder(job.storage, job.name)
-        folder.open(_config(name, job, inputs), describe_environment(workers=job.workers, data=inputs.fingerprints))
-        try:
-            return _run(name, job, share, inputs, folder)
-        finally:
-            folder.close()
+    inputs = scan_inputs(job.data, job.source, job.layout, job.cache)
+    folder = RunFolder(job.storage, job.name)
+    folder.open(
+        _config(name, job, inputs),
+        describe_environment(workers=job.workers, data=inputs.fingerprints),
+    )
+    try:
+        with ray_session():
+            return _run(name, job, share_out(job.workers, gpu=job.gpu), look_at(inputs), folder)
+    finally:
+        folder.close()
 
 
 def _config(name: str, job: TrainJob[Any], inputs: Inputs) -> dict[str, Any]:
@@ -158,17 +160,17 @@ def _config(name: str, job: TrainJob[Any], inputs: Inputs) -> dict[str, Any]:
 
 
 def _run(
-    name: str, job: TrainJob[Any], share: Share, inputs: Inputs, folder: RunFolder
+    name: str, job: TrainJob[Any], share: Share, images: Images, folder: RunFolder
 ) -> dict[str, Any]:
-    for path, reason in inputs.skipped:
-        logger.warning("left out %s: %s", path, reason)
     logger.info(
         "%s on %d images, %d workers with %g CPUs and %g GPUs each; %s",
-        name, len(inputs.tables["target"]), job.workers, share.cpus, share.gpus, folder.path,
+        name, len(images.tables["target"]), job.workers, share.cpus, share.gpus, folder.path,
     )  # fmt: skip
     events = Queue(actor_options={"num_cpus": 0})
     with Listener(events, folder, job.method.rounds):
-        outcome = _fit(_trainer(_spec(name, job, share, inputs, folder, events), job, share, inputs))
+        outcome = _fit(
+            _trainer(_spec(name, job, share, images, folder, events), job, share, images)
+        )
     if "stopped" in outcome:
         raise ValueError(outcome["stopped"])
     result = summarise(folder.evaluations())
@@ -179,15 +181,15 @@ def _run(
 
 
 def _spec(
-    name: str, job: TrainJob[Any], share: Share, inputs: Inputs, folder: RunFolder, events: Queue
+    name: str, job: TrainJob[Any], share: Share, images: Images, folder: RunFolder, events: Queue
 ) -> RunSpec:
     return RunSpec(
         method=name,
         config=job.method,
         seed=job.seed,
         folder=folder.path,
-        tables=ray.put(inputs.tables),
-        stores=inputs.stores,
+        tables=ray.put(images.tables),
+        stores=images.stores,
         meeting=Meeting.remote(),
         events=events,
         eval_every=job.eval_every,
@@ -200,9 +202,7 @@ def _spec(
     )
 
 
-def _trainer(
-    spec: RunSpec, job: TrainJob[Any], share: Share, inputs: Inputs
-) -> TorchTrainer:
+def _trainer(spec: RunSpec, job: TrainJob[Any], share: Share, images: Images) -> TorchTrainer:
     resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if job.gpu else {})
     return TorchTrainer(
         worker,
@@ -218,8 +218,8 @@ def _trainer(
             checkpoint_config=CheckpointConfig(num_to_keep=job.keep),
         ),
         datasets={
-            split: block_dataset(table, inputs.stores[split], job.method.images, job.block)
-            for split, table in inputs.tables.items()
+            split: block_dataset(table, images.stores[split], job.method.images, job.block)
+            for split, table in images.tables.items()
         },
         dataset_config=AllRows(),
     )
@@ -234,12 +234,14 @@ def _fit(trainer: TorchTrainer) -> dict[str, str]:
         ]
         logger.debug("training failed", exc_info=error)
         first = str(causes[0]).strip().splitlines()
-        raise ValueError(f"training failed: {first[-1] if first else type(causes[0]).__name__}") from error
+        raise ValueError(
+            f"training failed: {first[-1] if first else type(causes[0]).__name__}"
+        ) from error
 
 
 def main(argv: Sequence[str]) -> int:
     """Entry of ``reid train``."""
-    name, preset, job = parse(argv)
+    name, job = parse(argv)
     if job is None:
         for line in preset_lines(name):
             print(line)  # noqa: T201

@@ -7,7 +7,7 @@ reached by all ranks equally often.
 from typing import Any
 
 import torch
-import torch.distributed as dist  # noqa: TID251
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 

@@ -6,7 +6,7 @@ lists the files, and no class is inherited.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
@@ -23,7 +23,7 @@ from reid_core.errors import UsageError
 from reid_core.settings import AdamConfig, ImageConfig, ModelConfig
 from reid_core.tables import LABELS, check_ids, check_table
 
-LabelSource = Literal["extracted", "memory", "online", "keep", "none", "ids"]
+LabelSource = Literal["extracted", "memory"]
 TARGET, SOURCE = 0, 1
 
 
@@ -42,7 +42,11 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Copy the tensors to ``device``."""
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved = {
+            k: v.to(device, non_blocking=True)
+            for k, v in vars(self).items()
+            if isinstance(v, Tensor)
+        }
         views = tuple(view.to(device, non_blocking=True) for view in self.image)
         return Batch(image=views, seed=self.seed, **moved)
 
@@ -70,6 +74,17 @@ class Domain:
     label: Tensor  # (N, L) int64, -1 outlier
     feature: Tensor | None  # (N, D) unit rows where this round extracted them
 
+    @property
+    def extracted(self) -> Tensor:
+        """The features of a round that did extract them."""
+        assert self.feature is not None, "labels_from() of this round does not say 'extracted'"
+        return self.feature
+
+    def to(self, device: torch.device) -> "Domain":
+        """Copy the tensors to ``device``."""
+        moved = {name: x.to(device) for name, x in vars(self).items() if x is not None}
+        return replace(self, **moved)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
@@ -80,6 +95,11 @@ class Round:
     step: int  # optimiser steps made before this round
     target: Domain
     source: Domain | None
+
+    def to(self, device: torch.device) -> "Round":
+        """Copy the tensors to ``device``."""
+        source = None if self.source is None else self.source.to(device)
+        return replace(self, target=self.target.to(device), source=source)
 
 
 class Sizes(NamedTuple):
@@ -106,8 +126,12 @@ class Labels:
     label: np.ndarray  # (N, L) int64; -1 outlier; numbered by the smallest core image id
     is_core: np.ndarray  # (N, L) bool
     confidence: np.ndarray  # (N, L) float32
-    state: dict[str, float] = field(default_factory=dict)  # what the method carries to the next round
-    metrics: dict[str, float] = field(default_factory=dict)  # logged: clusters, outliers, label_free, ...
+    state: dict[str, float] = field(
+        default_factory=dict
+    )  # what the method carries to the next round
+    metrics: dict[str, float] = field(
+        default_factory=dict
+    )  # logged: clusters, outliers, label_free, ...
 
     def table(self) -> pa.Table:
         """The LABELS table; state and metrics lie in its metadata as ``state.NAME`` and ``metrics.NAME``."""
@@ -128,8 +152,12 @@ class Labels:
         Raises:
             ValueError: a column is wrong, an id occurs twice, or levels hold different images.
         """
-        notes = {k.decode(): float(v) for k, v in (table.schema.metadata or {}).items() if b"." in k}
-        rows = check_table(table, LABELS, where).sort_by([("level", "ascending"), ("image_id", "ascending")])
+        notes = {
+            k.decode(): float(v) for k, v in (table.schema.metadata or {}).items() if b"." in k
+        }
+        rows = check_table(table, LABELS, where).sort_by(
+            [("level", "ascending"), ("image_id", "ascending")]
+        )
         levels = len(rows.column("level").unique())
         ids, label, core, sure = (
             rows.column(name).to_numpy().reshape(levels, -1)
@@ -137,9 +165,13 @@ class Labels:
         )
         check_ids(ids[0], where)
         if (ids != ids[0]).any():
-            raise ValueError(f"{where}: levels hold different images; re-run the stage that wrote it")
+            raise ValueError(
+                f"{where}: levels hold different images; re-run the stage that wrote it"
+            )
         parts = {
-            part: {k.removeprefix(f"{part}."): v for k, v in notes.items() if k.startswith(f"{part}.")}
+            part: {
+                k.removeprefix(f"{part}."): v for k, v in notes.items() if k.startswith(f"{part}.")
+            }
             for part in ("state", "metrics")
         }
         return cls(image_id=ids[0], label=label.T, is_core=core.T, confidence=sure.T, **parts)
@@ -151,7 +183,9 @@ class Preset:
 
     config: Any
     about: str  # paper, table and row, or what it is for
-    published: Mapping[str, float] = field(default_factory=dict)  # per cent: mAP, rank1, rank5, rank10
+    published: Mapping[str, float] = field(
+        default_factory=dict
+    )  # per cent: mAP, rank1, rank5, rank10
 
 
 class Config(Protocol):
@@ -263,7 +297,9 @@ def optimizer(
 
 
 def _adam(config: Any, embedder: nn.Module, objective: nn.Module) -> torch.optim.Optimizer:
-    trained = [p for module in (embedder, objective) for p in module.parameters() if p.requires_grad]
+    trained = [
+        p for module in (embedder, objective) for p in module.parameters() if p.requires_grad
+    ]
     return torch.optim.Adam(trained, lr=config.optim.lr, weight_decay=config.optim.weight_decay)
 
 
@@ -274,7 +310,5 @@ def scheduler(
     return _stated(method, "scheduler", _step_lr)(config, optimizer)
 
 
-def _step_lr(
-    config: Any, optimizer: torch.optim.Optimizer
-) -> torch.optim.lr_scheduler.LRScheduler:
+def _step_lr(config: Any, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
     return torch.optim.lr_scheduler.StepLR(optimizer, config.optim.step_rounds, config.optim.decay)

@@ -59,7 +59,9 @@ class ImageConfig:
 
     def __post_init__(self) -> None:
         if self.height < 16 or self.width < 16:
-            raise UsageError(f"images.height x width = {self.height}x{self.width}; use at least 16x16")
+            raise UsageError(
+                f"images.height x width = {self.height}x{self.width}; use at least 16x16"
+            )
         for name in ("flip", "erase", "shift", "zoom", "jitter"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"images.{name} = {getattr(self, name)}; must lie in [0, 1]")

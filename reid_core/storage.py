@@ -26,7 +26,9 @@ def open_folder(root: str | Path) -> tuple[pafs.FileSystem, str]:
     try:
         filesystem, path = pafs.FileSystem.from_uri(text)
     except (ValueError, OSError) as error:
-        raise UsageError(f"{text}: pyarrow cannot open this URI ({error}); use a path, file:// or s3://") from error
+        raise UsageError(
+            f"{text}: pyarrow cannot open this URI ({error}); use a path, file:// or s3://"
+        ) from error
     return filesystem, path.rstrip("/")
 
 

@@ -71,7 +71,9 @@ def check_table(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
         if found.get(field.name) != field.type
     ]
     if wrong:
-        raise ValueError(f"{where}: wrong columns: {', '.join(wrong)}; re-run the stage that wrote it")
+        raise ValueError(
+            f"{where}: wrong columns: {', '.join(wrong)}; re-run the stage that wrote it"
+        )
     null = [f.name for f in schema if not f.nullable and table.column(f.name).null_count]
     if null:
         raise ValueError(f"{where}: nulls in {', '.join(null)}; re-run the stage that wrote it")

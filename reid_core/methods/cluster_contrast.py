@@ -18,7 +18,13 @@ from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.terms import by_domain
 from reid_core.memory.updates import class_means, update_hardest, update_in_order
 from reid_core.method import TARGET, Batch, Features, Labels, Preset, Round, Sizes, Step
-from reid_core.settings import AdamConfig, ImageConfig, ModelConfig, check_clustering, check_training
+from reid_core.settings import (
+    AdamConfig,
+    ImageConfig,
+    ModelConfig,
+    check_clustering,
+    check_training,
+)
 
 UPDATES = {"all": update_in_order, "hard": update_hardest}
 
@@ -85,7 +91,7 @@ class Objective(nn.Module):
         domains = [start.source, start.target] if start.source else [start.target]
         self.memory_RD = torch.cat(
             [
-                F.normalize(class_means(d.feature, d.label[:, 0], int(d.label.max()) + 1), dim=1)
+                F.normalize(class_means(d.extracted, d.label[:, 0], int(d.label.max()) + 1), dim=1)
                 for d in domains
             ]
         )
@@ -117,12 +123,24 @@ DEMO = Config(
 OMNIGLOT = replace(
     DEMO,
     images=ImageConfig(
-        height=48, width=48, pad=0, flip=0.0, erase=0.0, rotate=15.0, shift=0.1, zoom=0.15, shear=10.0
+        height=48,
+        width=48,
+        pad=0,
+        flip=0.0,
+        erase=0.0,
+        rotate=15.0,
+        shift=0.1,
+        zoom=0.15,
+        shear=10.0,
     ),
 )
 PRESETS = {
-    "demo": Preset(config=DEMO, about="the synthetic set of `reid synth`, a small network, minutes on a CPU"),
-    "omniglot": Preset(config=OMNIGLOT, about="handwritten characters in Market layout, minutes on a CPU"),
+    "demo": Preset(
+        config=DEMO, about="the synthetic set of `reid synth`, a small network, minutes on a CPU"
+    ),
+    "omniglot": Preset(
+        config=OMNIGLOT, about="handwritten characters in Market layout, minutes on a CPU"
+    ),
     "market1501": Preset(
         config=Config(),
         about="arXiv 2103.11568 v3, Market-1501, ImageNet ResNet-50",

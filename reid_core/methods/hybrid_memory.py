@@ -20,8 +20,25 @@ from reid_core.labelling.clusters import cluster
 from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.terms import by_domain
 from reid_core.memory.updates import class_means, update_in_order
-from reid_core.method import SOURCE, Batch, Domain, Features, Labels, LabelSource, Preset, Round, Sizes, Step
-from reid_core.settings import AdamConfig, ImageConfig, ModelConfig, check_clustering, check_training
+from reid_core.method import (
+    SOURCE,
+    Batch,
+    Domain,
+    Features,
+    Labels,
+    LabelSource,
+    Preset,
+    Round,
+    Sizes,
+    Step,
+)
+from reid_core.settings import (
+    AdamConfig,
+    ImageConfig,
+    ModelConfig,
+    check_clustering,
+    check_training,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +131,11 @@ class Objective(nn.Module):
         self.classes = int(self.class_R.max()) + 1
 
     def _fill(self, start: Round) -> None:
-        self.memory_RD[self.sizes.classes :] = start.target.feature
+        self.memory_RD[self.sizes.classes :] = start.target.extracted
         if start.source:
-            means = class_means(start.source.feature, start.source.label[:, 0], self.sizes.classes)
+            means = class_means(
+                start.source.extracted, start.source.label[:, 0], self.sizes.classes
+            )
             self.memory_RD[: self.sizes.classes] = F.normalize(means, dim=1)
         self.filled.fill_(True)
 
@@ -162,12 +181,24 @@ DEMO = Config(
 OMNIGLOT = replace(
     DEMO,
     images=ImageConfig(
-        height=48, width=48, pad=0, flip=0.0, erase=0.0, rotate=15.0, shift=0.1, zoom=0.15, shear=10.0
+        height=48,
+        width=48,
+        pad=0,
+        flip=0.0,
+        erase=0.0,
+        rotate=15.0,
+        shift=0.1,
+        zoom=0.15,
+        shear=10.0,
     ),
 )
 PRESETS = {
-    "demo": Preset(config=DEMO, about="the synthetic set of `reid synth`, a small network, minutes on a CPU"),
-    "omniglot": Preset(config=OMNIGLOT, about="handwritten characters in Market layout, minutes on a CPU"),
+    "demo": Preset(
+        config=DEMO, about="the synthetic set of `reid synth`, a small network, minutes on a CPU"
+    ),
+    "omniglot": Preset(
+        config=OMNIGLOT, about="handwritten characters in Market layout, minutes on a CPU"
+    ),
     "market1501": Preset(
         config=Config(),
         about="SpCL without its self-paced part as in HDCPD Table VIII row 1, Market-1501",
@@ -183,6 +214,10 @@ PRESETS = {
         about="UDA: --source DukeMTMC-reID, HDCPD Table IX baseline (centroids, no self-paced part)",
         published={"mAP": 80.0, "rank1": 91.5, "rank5": 96.8, "rank10": 97.9},
     ),
-    "msmt17": Preset(config=Config(steps=800), about="SpCL's settings, MSMT17; no figure without self-paced part"),
-    "personx": Preset(config=Config(), about="SpCL's settings, PersonX; no figure without self-paced part"),
+    "msmt17": Preset(
+        config=Config(steps=800), about="SpCL's settings, MSMT17; no figure without self-paced part"
+    ),
+    "personx": Preset(
+        config=Config(), about="SpCL's settings, PersonX; no figure without self-paced part"
+    ),
 }

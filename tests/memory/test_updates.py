@@ -20,7 +20,11 @@ def random_case(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def two_features_of_one_row() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    return torch.tensor([[1.0, 0.0]]), torch.tensor([0, 0]), torch.tensor([[0.8, 0.6], [0.6585, 0.7526]])
+    return (
+        torch.tensor([[1.0, 0.0]]),
+        torch.tensor([0, 0]),
+        torch.tensor([[0.8, 0.6], [0.6585, 0.7526]]),
+    )
 
 
 def test_all_by_hand() -> None:

@@ -27,7 +27,9 @@ def draw_images(folder: Path) -> None:
     """Random images: t00.png.. of the target, s00.png.. of the source."""
     rng = np.random.default_rng(0)
     for name in [f"t{i:02d}" for i in range(TARGETS)] + [f"s{i:02d}" for i in range(SOURCES)]:
-        Image.fromarray(rng.integers(0, 255, (24, 16, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+        Image.fromarray(rng.integers(0, 255, (24, 16, 3), dtype=np.uint8)).save(
+            folder / f"{name}.png"
+        )
 
 
 def settings(name: str, precision: str, **changes: Any) -> Any:

@@ -34,7 +34,9 @@ def compare(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> Non
 @pytest.mark.ddp
 @pytest.mark.parametrize("uda", [False, True], ids=["usl", "uda"])
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize(("precision", "steps", "tolerance"), [("fp64", 20, 1e-8), ("fp32", 1, 1e-5)])
+@pytest.mark.parametrize(
+    ("precision", "steps", "tolerance"), [("fp64", 20, 1e-8), ("fp32", 1, 1e-5)]
+)
 def test_one_worker_equals_two(
     folder: Path, tmp_path: Path, name: str, uda: bool, precision: str, steps: int, tolerance: float
 ) -> None:
@@ -71,7 +73,11 @@ def slow_twin(folder: Path, name: str, config: Any, uda: bool, steps: int) -> di
         optimizer.zero_grad()
         sum(terms.values()).backward()
         optimizer.step()
-        update = reference.update_hardest if getattr(config, "update", "") == "hard" else reference.update_in_order
+        update = (
+            reference.update_hardest
+            if getattr(config, "update", "") == "hard"
+            else reference.update_in_order
+        )
         rows = update(rows, row, x.detach(), config.momentum)
         losses.append({k: v.item() for k, v in terms.items()})
     return {"losses": losses, "state": embedder.state_dict(), "memory": rows}
@@ -85,16 +91,26 @@ def initial_memory(name: str, start: Any, classes: int) -> tuple[torch.Tensor, t
         means = [source.feature[source.label[:, 0] == k].mean(dim=0) for k in range(classes)]
     label = target.label[:, 0].tolist()
     if name == "cluster_contrast":
-        means += [target.feature[target.label[:, 0] == k].mean(dim=0) for k in range(max(label) + 1)]
+        means += [
+            target.feature[target.label[:, 0] == k].mean(dim=0) for k in range(max(label) + 1)
+        ]
         rows = F.normalize(torch.stack(means), dim=1)
-        return rows, torch.arange(len(rows)), lambda b, batch: int(
-            batch.label[b, 0] + (classes if batch.domain[b] == TARGET else 0)
+        return (
+            rows,
+            torch.arange(len(rows)),
+            lambda b, batch: int(batch.label[b, 0] + (classes if batch.domain[b] == TARGET else 0)),
         )
-    rows = torch.cat([F.normalize(torch.stack(means), dim=1), target.feature] if source else [target.feature])
+    rows = torch.cat(
+        [F.normalize(torch.stack(means), dim=1), target.feature] if source else [target.feature]
+    )
     fresh = iter(range(classes + max(label) + 1, 10**6))
     class_of_row = list(range(classes)) + [classes + y if y >= 0 else next(fresh) for y in label]
-    return rows, torch.tensor(class_of_row), lambda b, batch: int(
-        classes + batch.row[b] if batch.domain[b] == TARGET else batch.label[b, 0]
+    return (
+        rows,
+        torch.tensor(class_of_row),
+        lambda b, batch: int(
+            classes + batch.row[b] if batch.domain[b] == TARGET else batch.label[b, 0]
+        ),
     )
 
 
