@@ -1,0 +1,106 @@
+"""Cost of the label stage: k-NN, Jaccard graph, DBSCAN.
+
+``python -m benchmarks.labels --images 12936 32621`` prints for each size CPU seconds (user and system,
+all threads), wall seconds and memory beyond the features, and the ratios to half an N x N product (in
+bfloat16 where the CPU has units for it), to faiss's exact search, and for small sizes to the dense
+distance with scikit-learn's DBSCAN, whose labels must be the same.
+"""
+
+import argparse
+
+import faiss
+import numpy as np
+import torch
+from sklearn.cluster import DBSCAN
+
+from benchmarks.measure import Cost, cost, in_own_process, people
+from reid_core.labelling import screens
+from reid_core.labelling.clusters import cluster, confidence, without_singles
+from reid_core.labelling.dbscan import dbscan
+from reid_core.labelling.jaccard import jaccard_graph
+from reid_core.labelling.neighbours import nearest
+from reid_core.labelling.quality import label_free_score
+from reid_core.method import Features
+from tests.reference.jaccard import jaccard_distance
+
+EPS, MIN_SAMPLES, K1, K2 = 0.6, 4, 30, 6
+
+
+def stages(feature: np.ndarray) -> tuple[dict[str, Cost], np.ndarray]:
+    """What ``cluster`` does, each stage measured; and the labels (N,)."""
+    with cost() as knn:
+        neighbours = nearest(feature, K1)
+    with cost() as jaccard:
+        graph = jaccard_graph(feature, neighbours, k2=K2, eps=EPS)
+    with cost() as clustering:
+        label, _ = without_singles(*dbscan(graph, EPS, MIN_SAMPLES))
+    with cost() as report:
+        confidence(feature, label)
+        label_free_score(graph, label)
+    print(f"  {len(graph.row) / len(feature):.1f} pairs an image, {label.max() + 1} clusters")
+    return {"k-NN": knn, "Jaccard": jaccard, "DBSCAN": clustering, "scores": report}, label
+
+
+def half_product(feature: np.ndarray) -> Cost:
+    """The tiles on and above the diagonal, and nothing else."""
+    multiply, _, _ = screens._multiplier(feature)
+    values, tile = np.empty(screens.TILE**2, np.float32), screens.TILE
+    starts = range(0, len(feature), tile)
+    with cost() as spent:
+        for top in starts:
+            for left in starts[top // tile :]:
+                a, b = slice(top, top + tile), slice(left, left + tile)
+                shape = len(feature[a]), len(feature[b])
+                multiply(a, b, values[: shape[0] * shape[1]].reshape(shape))
+    return spent
+
+
+def report(count: int, dim: int, seed: int, dense: bool) -> None:
+    """Measure and print one size."""
+    feature, _, _ = people(count, dim, seed)
+    few, _, _ = people(3000, 64, seed)
+    cluster(Features(image_id=np.arange(3000), feature=few))  # compile, start threads
+    print(f"N {count}, D {dim}, seed {seed}, {torch.get_num_threads()} threads")
+    spent, label = stages(feature)
+    for name, one in spent.items():
+        print(f"  {name:12} {one.cpu:8.2f} CPU-s {one.wall:8.2f} s {one.memory:7.0f} MB more")
+    total = sum(one.cpu for one in spent.values())
+    product = half_product(feature)
+    with cost() as search:
+        faiss.knn(feature, feature, K1, metric=faiss.METRIC_INNER_PRODUCT)
+    wall, memory = (sum(getattr(one, k) for one in spent.values()) for k in ("wall", "memory"))
+    print(f"  {'all':12} {total:8.2f} CPU-s {wall:8.2f} s {memory:7.0f} MB beyond the features")
+    print(
+        f"  half product {product.cpu:8.2f} CPU-s; label stage / half product {total / product.cpu:.2f}"
+    )
+    print(
+        f"  faiss k-NN   {search.cpu:8.2f} CPU-s; faiss / our k-NN {search.cpu / spent['k-NN'].cpu:.2f}"
+    )
+    if dense:
+        with cost() as slow:
+            expected = DBSCAN(eps=EPS, min_samples=MIN_SAMPLES, metric="precomputed").fit(
+                jaccard_distance(feature, K1, K2)
+            )
+        same = np.array_equal(label, expected.labels_)
+        print(
+            f"  dense        {slow.cpu:8.2f} CPU-s, {slow.memory:.0f} MB more; labels equal: {same}"
+        )
+
+
+def main() -> None:
+    """Read the sizes and measure each in its own process."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, nargs="+", default=[4000, 12_936])
+    parser.add_argument("--dim", type=int, default=2048)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument(
+        "--dense-up-to", type=int, default=4000, help="largest size of the dense twin"
+    )
+    args = parser.parse_args()
+    for count in args.images:
+        for seed in args.seeds:
+            in_own_process(report, count, args.dim, seed, count <= args.dense_up_to)
+
+
+if __name__ == "__main__":
+    main()

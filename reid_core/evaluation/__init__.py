@@ -1,0 +1,1 @@
+"""Ranking of a gallery for queries, and its accuracies."""
