@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if words[0] not in VERBS:
             raise UsageError(f"no verb {words[0]!r}\n{usage()}")
         return import_module(f"pipelines.{words[0]}").main(words[1:])
+    except SystemExit as done:  # tyro has printed its help or its error
+        return int(done.code or 0)
     except UsageError as error:
         print(f"reid: {error}", file=sys.stderr)  # noqa: T201
         return 2

@@ -16,8 +16,9 @@ def result_table(result: dict[str, Any], name: str) -> list[str]:
     head = "".join(f"{short:>7}" for short in COLUMNS.values())
     lines = [f"{name:<28}{'round':>6}{head}"]
     for key, row in result.items():
+        number = "-" if row["round"] is None else row["round"]
         cells = "".join(f"{_percent(row[column]):>7}" for column in COLUMNS)
-        lines.append(f"{CHOICE[key]:<28}{row['round']:>6}{cells}")
+        lines.append(f"{CHOICE[key]:<28}{number:>6}{cells}")
     return lines
 
 

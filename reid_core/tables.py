@@ -59,7 +59,7 @@ def features_schema(dim: int) -> pa.Schema:
 def check_table(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     """Select the columns of ``schema`` in its order, or fail naming those that differ.
 
-    Other columns are dropped. Nulls are refused where the schema says so.
+    Other columns are dropped, metadata is kept. Nulls are refused where the schema says so.
 
     Raises:
         ValueError: a column is missing, has another type, or has nulls that it may not have.
@@ -77,7 +77,7 @@ def check_table(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
     null = [f.name for f in schema if not f.nullable and table.column(f.name).null_count]
     if null:
         raise ValueError(f"{where}: nulls in {', '.join(null)}; re-run the stage that wrote it")
-    return table.select(schema.names).cast(schema)
+    return table.select(schema.names).cast(schema.with_metadata(table.schema.metadata))
 
 
 def read_table(path: str | Path, schema: pa.Schema) -> pa.Table:

@@ -18,6 +18,7 @@ from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.terms import by_domain
 from reid_core.memory.updates import class_means, update_hardest, update_in_order
 from reid_core.method import TARGET, Batch, Features, Labels, Preset, Round, Sizes, Step
+from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.settings import (
     AdamConfig,
     ImageConfig,
@@ -112,28 +113,17 @@ class Objective(nn.Module):
 
 
 DEMO = Config(
-    rounds=10,
-    steps=40,
+    eps=0.5,
+    k1=20,
+    rounds=20,
+    steps=30,
     batch_size=64,
     instances=4,
-    model=ModelConfig(trunk="tiny", pooling="gem", weights="random"),
-    images=ImageConfig(height=64, width=32, pad=4),
-    optim=AdamConfig(step_rounds=8),
+    model=SMALL_MODEL,
+    images=DEMO_IMAGES,
+    optim=SMALL_OPTIM,
 )
-OMNIGLOT = replace(
-    DEMO,
-    images=ImageConfig(
-        height=48,
-        width=48,
-        pad=0,
-        flip=0.0,
-        erase=0.0,
-        rotate=15.0,
-        shift=0.1,
-        zoom=0.15,
-        shear=10.0,
-    ),
-)
+OMNIGLOT = replace(DEMO, images=OMNIGLOT_IMAGES)
 PRESETS = {
     "demo": Preset(
         config=DEMO, about="the synthetic set of `reid synth`, a small network, minutes on a CPU"
