@@ -22,6 +22,7 @@ QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Ray Train asks its workers so often; 2 s is its own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",  # else every round imports torch anew
     "RAY_AUTH_MODE": "token",  # said here, since an unset mode means different things to Ray's parts
 }
 
