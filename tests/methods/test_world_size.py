@@ -31,22 +31,39 @@ def compare(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> Non
     torch.testing.assert_close(one["state"], other["state"], atol=tolerance, rtol=0)
 
 
+CASES = [
+    (name, uda, precision)
+    for name in METHODS
+    for uda in (False, True)
+    for precision in ("fp64", "fp32")
+]
+STEPS = {"fp64": 20, "fp32": 1}
+TOLERANCE = {"fp64": 1e-8, "fp32": 1e-5}
+
+
+def run_all(folder: Path) -> list[dict[str, Any]]:
+    """Every case; in one function, so that each rank starts its process only once."""
+    return [
+        small_run.run(folder, name, small_run.settings(name, precision), uda, STEPS[precision])
+        for name, uda, precision in CASES
+    ]
+
+
+@pytest.fixture(scope="module")
+def one_and_two(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
+    ranks = tmp_path_factory.mktemp("ranks")
+    return [run_ranks(run_all, world, ranks / str(world), folder) for world in (1, 2)]
+
+
 @pytest.mark.ddp
-@pytest.mark.parametrize("uda", [False, True], ids=["usl", "uda"])
-@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
-    ("precision", "steps", "tolerance"), [("fp64", 20, 1e-8), ("fp32", 1, 1e-5)]
+    "case", CASES, ids=lambda case: f"{case[0]}-{'uda' if case[1] else 'usl'}-{case[2]}"
 )
-def test_one_worker_equals_two(
-    folder: Path, tmp_path: Path, name: str, uda: bool, precision: str, steps: int, tolerance: float
-) -> None:
-    config = small_run.settings(name, precision)
-    one, two = (
-        run_ranks(small_run.run, world, tmp_path / str(world), folder, name, config, uda, steps)
-        for world in (1, 2)
-    )
-    compare(one[0], two[0], tolerance)
-    assert torch.equal(two[0]["memory"], two[1]["memory"])
+def test_one_worker_equals_two(one_and_two: list[list[Any]], case: tuple[str, bool, str]) -> None:
+    (one,), (two, other) = one_and_two
+    number = CASES.index(case)
+    compare(one[number], two[number], TOLERANCE[case[2]])
+    assert torch.equal(two[number]["memory"], other[number]["memory"])
 
 
 def slow_twin(folder: Path, name: str, config: Any, uda: bool, steps: int) -> dict[str, Any]:
