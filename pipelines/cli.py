@@ -23,6 +23,7 @@ QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Ray Train asks its workers so often; 2 s is its own
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_idle_worker_killing_time_threshold_ms": "600000",  # else every round imports torch anew
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads of decoders and trainer share the cores: do not spin
     "RAY_AUTH_MODE": "token",  # said here, since an unset mode means different things to Ray's parts
 }
 

@@ -13,7 +13,8 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from pipelines.extraction import DECODE_CPUS, BlockEmbedder, block_dataset
+from pipelines.blocks import DECODE_CPUS, block_dataset
+from pipelines.extraction import BlockEmbedder
 from pipelines.inputs import default_cache, open_store
 from pipelines.runtime import ray_session
 from reid_core.data.datasets import scan
@@ -96,7 +97,14 @@ def run(job: ExtractJob) -> int:
                 f"--gpu needs {job.workers} GPUs; the cluster has fewer. Leave --gpu out or lower --workers"
             )
         store = open_store(found.root, found.fingerprint, job.cache)
-        dataset = block_dataset(chosen, store, job.images, job.block).map_batches(
+        dataset = block_dataset(
+            chosen,
+            store.root,
+            store.folder,
+            height=job.images.height,
+            width=job.images.width,
+            size=job.block,
+        ).map_batches(
             EmbedActor,
             fn_constructor_args=(job,),
             batch_size=1,

@@ -13,8 +13,6 @@ import ray
 from ray.exceptions import GetTimeoutError
 from ray.util.queue import Queue
 
-from pipelines.progress import forward_logs
-
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -44,17 +42,28 @@ class Meeting:
         self.gatherings: dict[str, _Gathering] = {}
 
     async def hand_in(
-        self, key: str, rank: int, world: int, part: list[ray.ObjectRef], stage: Stage
+        self,
+        key: str,
+        rank: int,
+        world: int,
+        refs: tuple[ray.ObjectRef, ray.ObjectRef],
+        options: dict[str, Any],
     ) -> list[ray.ObjectRef]:
-        """Give one rank's part (a reference in a list); returns the reference of the stage's result in a list."""
+        """Give one rank's part; returns the reference of the stage's result in a list.
+
+        Args:
+            key: of the gathering.
+            rank: that gives.
+            world: ranks that must give.
+            refs: to the Stage and to the part; neither is unpickled in this process.
+            options: of the Ray task.
+        """
         gathering = self.gatherings.setdefault(key, _Gathering())
-        gathering.parts[rank] = part[0]
+        gathering.parts[rank] = refs[1]
         if len(gathering.parts) == world:
-            task = ray.remote(run_stage).options(
-                name=stage.name, num_cpus=stage.num_cpus, num_gpus=stage.num_gpus, max_retries=3
-            )
+            task = ray.remote(run_stage).options(**options)
             ordered = [gathering.parts[r] for r in range(world)]
-            gathering.result = task.remote(stage, ordered)
+            gathering.result = task.remote([refs[0]], ordered)
             gathering.complete.set()
         await gathering.complete.wait()
         gathering.taken += 1
@@ -68,8 +77,11 @@ class Meeting:
         return [r for r in range(world) if gathering is None or r not in gathering.parts]
 
 
-def run_stage(stage: Stage, parts: list[ray.ObjectRef]) -> Any:
-    """Fetch the parts and run the stage's function on them."""
+def run_stage(stage_ref: list[ray.ObjectRef], parts: list[ray.ObjectRef]) -> Any:
+    """Fetch the stage and the parts, and run its function on them."""
+    from pipelines.progress import forward_logs  # heavy, and not needed by the actor
+
+    stage: Stage = ray.get(stage_ref[0])
     if stage.events is not None:
         forward_logs(stage.events)
     return stage.function(ray.get(parts), **stage.arguments)
@@ -84,7 +96,9 @@ def meet(
         TimeoutError: parts or the task did not come within ``timeout_s``; says which and what the
             cluster has free.
     """
-    mine = meeting.hand_in.remote(key, rank, world, [ray.put(part)], stage)
+    options = {"name": stage.name, "num_cpus": stage.num_cpus, "num_gpus": stage.num_gpus}
+    refs = (ray.put(stage), ray.put(part))
+    mine = meeting.hand_in.remote(key, rank, world, refs, options)
     try:
         result = ray.get(mine, timeout=timeout_s)[0]
     except GetTimeoutError as error:

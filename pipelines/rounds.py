@@ -62,11 +62,11 @@ class Stopped(Exception):
     """A reason to end the run that every rank has seen alike; not a crash to be retried."""
 
 
-def worker(config: dict[str, Any]) -> dict[str, str]:
-    """The train loop function of Ray Train; returns ``{"stopped": reason}`` or nothing to tell."""
-    torch.set_num_threads(config["spec"].threads)
+def run_rounds(spec: RunSpec) -> dict[str, str]:
+    """All rounds that are left, in one rank; returns why the run was stopped, if it was."""
+    torch.set_num_threads(spec.threads)
     try:
-        Worker(config["spec"]).run()
+        Worker(spec).run()
     except Stopped as reason:
         return {"stopped": str(reason)}
     return {}

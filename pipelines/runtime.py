@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import ray
 
-from pipelines.extraction import DECODE_CPUS, quiet_ray_data
+from pipelines.blocks import DECODE_CPUS, quiet_ray_data
 from reid_core.errors import UsageError
 
 STAGE_CPUS = 0.2  # of a core, reserved for the label and evaluation tasks

@@ -13,14 +13,15 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
 
-from pipelines.extraction import AllRows, block_dataset
+from pipelines.blocks import AllRows, block_dataset
 from pipelines.inputs import Images, Inputs, default_cache, look_at, scan_inputs
 from pipelines.meeting import Meeting
 from pipelines.progress import Listener
 from pipelines.report import result_table
-from pipelines.rounds import RunSpec, worker
+from pipelines.rounds import RunSpec
 from pipelines.run_folder import RunFolder, describe_environment, settings, summarise
 from pipelines.runtime import STAGE_GPUS, Share, ray_session, share_out
+from pipelines.worker import worker
 from reid_core import method as contract
 from reid_core.errors import UsageError
 from reid_core.evaluation.ranking import CameraFilter
@@ -206,7 +207,7 @@ def _trainer(spec: RunSpec, job: TrainJob[Any], share: Share, images: Images) ->
     resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if job.gpu else {})
     return TorchTrainer(
         worker,
-        train_loop_config={"spec": spec},
+        train_loop_config={"spec": [ray.put(spec)]},
         torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo", timeout_s=int(job.wait_s)),
         scaling_config=ScalingConfig(
             num_workers=job.workers, use_gpu=job.gpu, resources_per_worker=resources
@@ -218,7 +219,14 @@ def _trainer(spec: RunSpec, job: TrainJob[Any], share: Share, images: Images) ->
             checkpoint_config=CheckpointConfig(num_to_keep=job.keep),
         ),
         datasets={
-            split: block_dataset(table, images.stores[split], job.method.images, job.block)
+            split: block_dataset(
+                table,
+                images.stores[split].root,
+                images.stores[split].folder,
+                height=job.method.images.height,
+                width=job.method.images.width,
+                size=job.block,
+            )
             for split, table in images.tables.items()
         },
         dataset_config=AllRows(),

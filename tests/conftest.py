@@ -1,4 +1,4 @@
-"""Settings of Ray before it is imported, and the one local Ray that the tests marked ``ray`` share."""
+"""Settings of Ray and of OpenMP before they are loaded, and the one local Ray that tests share."""
 
 import os
 from collections.abc import Iterator
@@ -11,6 +11,8 @@ os.environ |= {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    "OMP_NUM_THREADS": "1",  # tiny shapes: a second thread only waits for its core
 }
 
 import ray

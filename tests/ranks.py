@@ -19,7 +19,9 @@ def run_ranks(function: Callable[..., Any], world: int, folder: Path, *arguments
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-def _rank(rank: int, world: int, folder: Path, function: Callable[..., Any], arguments: Any) -> None:
+def _rank(
+    rank: int, world: int, folder: Path, function: Callable[..., Any], arguments: Any
+) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", f"file://{folder}/meet", timeout=timedelta(seconds=60), rank=rank, world_size=world

@@ -1,7 +1,7 @@
 """The data doctor: what a set holds, and what is wrong with it."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -13,6 +13,9 @@ from reid_core.data.decode import decode
 from reid_core.tables import SPLITS
 
 _BLOCK = 1024  # images handed to the threads at a time
+_NOT_JUNK = pc.field("pid").is_null() | (pc.field("pid") != -1)
+
+_Key = tuple[int | None, int | None]  # pid, camid
 
 
 class Subset(NamedTuple):
@@ -30,8 +33,7 @@ def subset_table(found: Found) -> list[Subset]:
     """One row a split that has images, or for which numbers were published."""
     rows = []
     for split in SPLITS:
-        images = found.images.filter(pc.equal(found.images["split"], split))
-        images = images.filter(pc.not_equal(pc.fill_null(images["pid"], 0), -1))
+        images = found.images.filter((pc.field("split") == split) & _NOT_JUNK)
         ids, number = found.published.get(split, (None, None))
         if len(images) or number:
             counts = _distinct(images["pid"]), len(images), _distinct(images["camid"])
@@ -42,18 +44,15 @@ def subset_table(found: Found) -> list[Subset]:
 def query_problems(images: pa.Table) -> pa.Table:
     """The query rows of IMAGES that no gallery image can answer: same id, another or unknown camera.
 
-    Empty where no query has an id.
+    Junk (-1) and distractors (0) are no one to look for. Empty where no query has an id.
     """
-    query = images.filter(pc.equal(images["split"], "query"))
-    gallery = images.filter(pc.equal(images["split"], "gallery"))
+    query = images.filter(pc.field("split") == "query")
+    gallery = images.filter(pc.field("split") == "gallery")
     if query["pid"].null_count == len(query):
         return query.slice(0, 0)
     of_id = Counter(gallery["pid"].to_pylist())
     of_camera = Counter(_keys(gallery))
-    alone = [
-        pid is None or pid == -1 or of_id[pid] <= (of_camera[pid, camid] if camid is not None else 0)
-        for pid, camid in _keys(query)
-    ]
+    alone = [not _answered(key, of_id, of_camera) for key in _keys(query)]
     return query.filter(pa.array(alone, pa.bool_()))
 
 
@@ -62,7 +61,7 @@ def unreadable(
     read: Callable[[str], bytes],
     *,
     threads: int = 8,
-    progress: Callable[[Iterator], Iterator] = iter,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> list[tuple[str, str]]:
     """The (path, reason) of every image that cannot be read or decoded.
 
@@ -88,10 +87,18 @@ def unreadable(
     return [(path, why) for path, why in zip(paths, progress(reasons()), strict=True) if why]
 
 
+def _answered(query: _Key, of_id: Counter[int | None], of_camera: Counter[_Key]) -> bool:
+    """Whether more gallery images have the query's id than its id and its camera."""
+    pid, camid = query
+    if pid is None or pid < 1:
+        return False
+    return of_id[pid] > (0 if camid is None else of_camera[query])
+
+
 def _distinct(column: pa.ChunkedArray) -> int | None:
     """How many values occur; None where all are unknown."""
-    return pc.count_distinct(column).as_py() or None
+    return len(column.drop_null().unique()) or None
 
 
-def _keys(images: pa.Table) -> list[tuple[int | None, int | None]]:
+def _keys(images: pa.Table) -> list[_Key]:
     return list(zip(images["pid"].to_pylist(), images["camid"].to_pylist(), strict=True))

@@ -92,8 +92,13 @@ class ImageStore:
         self.cache = None if cache is None else Path(cache).expanduser()
         self._disk_failed = False
 
+    @property
+    def folder(self) -> str | None:
+        """The cache folder as it was given."""
+        return None if self.cache is None else str(self.cache)
+
     def __reduce__(self) -> tuple[type["ImageStore"], tuple[str, str | None]]:
-        return ImageStore, (self.root, None if self.cache is None else str(self.cache))
+        return ImageStore, (self.root, self.folder)
 
     def read(self, path: str) -> bytes:
         """The encoded image at ``path``, relative to the root.
