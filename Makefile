@@ -20,10 +20,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest -m end_to_end tests/pipelines
 
 test-all: setup
-	$(BIN)/python -m pytest -m "slow or ddp or ray or fault or data"
+	$(BIN)/python -m pytest -m "(slow or ddp or ray or fault or data) and not gpu"
 
 lint: setup
 	$(BIN)/ruff check .

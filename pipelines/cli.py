@@ -1,7 +1,6 @@
 """The command line: one verb, one file; errors are one message. Exit code 0 done, 1 failed, 2 wrong use."""
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,15 +16,6 @@ VERBS = {
     "train": "learn an embedding without labels: reid train METHOD",
     "evaluate": "mAP and CMC of a run, a checkpoint or feature tables",
 }
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # Ray Train asks its workers so often; 2 s is its own
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_idle_worker_killing_time_threshold_ms": "600000",  # else every round imports torch anew
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads of decoders and trainer share the cores: do not spin
-    "RAY_AUTH_MODE": "token",  # said here, since an unset mode means different things to Ray's parts
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,8 +24,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(usage())  # noqa: T201
         return 0 if words else 2
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)  # before Ray is imported: it reads them once
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         if words[0] not in VERBS:

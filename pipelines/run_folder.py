@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -98,7 +99,7 @@ class RunFolder:
 
     def add(self, kind: str, line: dict[str, Any]) -> None:
         """Add a line of metrics; the last line of a kind and round wins."""
-        entry = {"kind": kind, **line}
+        entry = {"kind": kind, **line, "time": time.time()}
         same = [
             i for i, e in enumerate(self.lines) if (e["kind"], e["round"]) == (kind, line["round"])
         ]
