@@ -1,10 +1,12 @@
 """``reid cluster``: a FEATURES table to a LABELS table, as a Ray task."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
+import torch
 import tyro
 
 from pipelines.runtime import STAGE_CPUS, STAGE_GPUS, ray_session
@@ -13,6 +15,7 @@ from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
 from reid_core.method import Features, Labels
 from reid_core.settings import check_clustering
+from reid_core.storage import exists
 from reid_core.tables import feature_matrix, read_features, write_table
 
 logger = logging.getLogger(__name__)
@@ -44,16 +47,16 @@ def run(job: ClusterJob) -> Labels:
         ValueError: the table is not a FEATURES table or has bad rows.
     """
     check_clustering(job.eps, job.min_samples, job.k1, job.k2)
-    if not job.features:
+    if not job.features or not exists(job.features):
         raise UsageError(
-            "--features is missing: give a FEATURES table, as `reid extract` writes it"
+            f"--features {job.features or 'is missing'}: no such file; give a FEATURES table of `reid extract`"
         )
     with ray_session():
         gpus = STAGE_GPUS if ray.cluster_resources().get("GPU", 0) else 0.0
         task = ray.remote(num_cpus=STAGE_CPUS, num_gpus=gpus)(cluster_table)
         try:
             labels = ray.get(task.remote(job))
-        except ValueError as error:  # RayTaskError takes the class of its cause
+        except (ValueError, OSError) as error:  # RayTaskError takes the class of its cause
             raise ValueError(str(getattr(error, "cause", error))) from error
     shown = {name: round(value, 4) for name, value in labels.metrics.items()}
     logger.info("%s: %d images, %s", job.out, len(labels.image_id), shown)
@@ -62,6 +65,7 @@ def run(job: ClusterJob) -> Labels:
 
 def cluster_table(job: ClusterJob) -> Labels:
     """The Ray task: read, cluster, write."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     table = read_features(job.features)
     features = Features(image_id=table.column("image_id").to_numpy(), feature=feature_matrix(table))
     labels = cluster(features, eps=job.eps, min_samples=job.min_samples, k1=job.k1, k2=job.k2)

@@ -4,7 +4,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +65,19 @@ def run(job: EvaluateJob) -> dict[str, Any]:
         raise UsageError(
             "give exactly one of: --run DIR; --checkpoint FILE --data ROOT; --query FEATURES --gallery FEATURES"
         )
+    for path in (job.query, job.gallery, job.checkpoint):
+        if path and not exists(path):
+            raise UsageError(
+                f"{path}: no such file; give one that `reid extract` or `reid train` wrote"
+            )
     number = None
-    if job.query:
-        tables = read_features(job.query), read_features(job.gallery)
-    else:
-        checkpoint, data, number = (
-            (job.checkpoint, job.data, None) if job.checkpoint else _of_run(job)
-        )
-        tables = _extracted(job, checkpoint, data)
+    if job.run:
+        job, number = _of_run(job)
+    tables = (
+        _extracted(job)
+        if job.checkpoint
+        else (read_features(job.query), read_features(job.gallery))
+    )
     query, gallery = (Images.from_table(table) for table in tables)
     result = evaluate(query, gallery, camera_filter=job.camera_filter)
     if result.dropped:
@@ -89,32 +94,35 @@ def run(job: EvaluateJob) -> dict[str, Any]:
     return row
 
 
-def _of_run(job: EvaluateJob) -> tuple[str, str, int | None]:
-    """Weights, data root and finished rounds of a run folder."""
+def _of_run(job: EvaluateJob) -> tuple[EvaluateJob, int | None]:
+    """The job with weights, data, layout and filter of its run, and the finished rounds."""
     config = join(job.run, "config.json")
     if not exists(config):
         raise UsageError(
             f"{job.run}: no run lies here (config.json is missing); give STORAGE/NAME of `reid train`"
         )
-    settings = json.loads(read_bytes(config))
+    trained = json.loads(read_bytes(config))["job"]
     weights = join(job.run, "last.safetensors")
     if not exists(weights):
         raise UsageError(
-            f"{job.run}: the run has no evaluation yet, so last.safetensors is missing; let it go on"
+            f"{job.run}: no evaluation yet, so last.safetensors is missing; let it go on"
         )
+    if not job.data:
+        own = {name: trained[name] for name in ("data", "layout", "camera_filter")}
+        job = replace(job, **own)
     result = join(job.run, "result.json")
     number = json.loads(read_bytes(result))["last"]["round"] if exists(result) else None
-    return weights, job.data or settings["job"]["data"], number
+    return replace(job, checkpoint=weights), number
 
 
-def _extracted(job: EvaluateJob, checkpoint: str, data: str) -> tuple[pa.Table, pa.Table]:
+def _extracted(job: EvaluateJob) -> tuple[pa.Table, pa.Table]:
     with tempfile.TemporaryDirectory(prefix="reid-features-") as folder:
         out = str(Path(folder) / "features.parquet")
         extract.run(
             extract.ExtractJob(
-                data=data,
+                data=job.data,
                 out=out,
-                weights=checkpoint,
+                weights=job.checkpoint,
                 split="test",
                 layout=job.layout,
                 workers=job.workers,

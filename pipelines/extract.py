@@ -1,6 +1,7 @@
 """``reid extract``: features of a data folder as a FEATURES table, through Ray Data."""
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -13,7 +14,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from pipelines.blocks import DECODE_CPUS, block_dataset
+from pipelines.blocks import block_dataset
 from pipelines.extraction import BlockEmbedder
 from pipelines.inputs import default_cache, open_store
 from pipelines.runtime import ray_session
@@ -24,6 +25,7 @@ from reid_core.settings import ImageConfig, ModelConfig
 from reid_core.storage import atomic_path
 from reid_core.tables import SPLITS, features_schema, features_table
 
+REPLICA_CPUS = 0.4  # unlike DECODE_CPUS, or Ray would fuse decoding and embedding into one process
 logger = logging.getLogger(__name__)
 
 
@@ -63,6 +65,7 @@ class EmbedActor:
             embedder, _, images = load_embedder(job.weights)
         else:
             embedder, images = build_embedder(job.model, bn_group=1, seed=job.seed), job.images
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // job.workers))
         device = torch.device("cuda" if job.gpu else "cpu")
         self.embed = BlockEmbedder(embedder, images, device)
 
@@ -110,7 +113,7 @@ def run(job: ExtractJob) -> int:
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=job.workers),
             num_gpus=1 if job.gpu else 0,
-            num_cpus=0 if job.gpu else 1 - DECODE_CPUS,
+            num_cpus=0 if job.gpu else REPLICA_CPUS,
         )
         return _write(dataset, chosen, job)
 

@@ -41,6 +41,7 @@ class Images:
 
     tables: dict[str, pa.Table]
     stores: dict[str, ImageStore]
+    left_out: list[str]  # paths that could not be read
 
 
 def default_cache() -> str:
@@ -74,29 +75,44 @@ def scan_inputs(data: str, source: str, layout: str, cache: str) -> Inputs:
 
 
 def look_at(inputs: Inputs) -> Images:
-    """Decode every image once, on all CPUs of the cluster, and leave out those that cannot be read."""
+    """Decode every image once, on all CPUs of the cluster, and leave out those that cannot be read.
+
+    Raises:
+        ValueError: none of the training images can be read.
+    """
     data = inputs.found["data"]
     store = open_store(data.root, data.fingerprint, inputs.cache)
-    images = readable(data.images, store)
+    images, left_out = readable(data.images, store)
     tables, stores = {"target": _of(images, "train")}, {"target": store, "test": store}
-    test = _of(images, "query", "gallery")
-    if len(test) and not test.column("pid").null_count:
-        tables["test"] = test
+    query, gallery = _of(images, "query"), _of(images, "gallery")
+    if len(gallery) and query.column("pid").null_count < len(query):
+        tables["test"] = _of(images, "query", "gallery")
+    elif len(query) + len(gallery):
+        logger.warning("%s: no query has an id, or no gallery; nothing is evaluated", data.root)
     if "source" in inputs.found:
         source = inputs.found["source"]
         stores["source"] = open_store(source.root, source.fingerprint, inputs.cache)
-        train = readable(_of(source.images, "train"), stores["source"])
+        train, bad = readable(_of(source.images, "train"), stores["source"])
+        left_out += bad
         shifted = pa.array(train.column("image_id").to_numpy() + SOURCE_ID)
         tables["source"] = train.set_column(0, train.schema.field("image_id"), shifted)
-    return Images(tables=tables, stores=stores)
+    for name in ("target", "source"):
+        if name in tables and not len(tables[name]):
+            raise ValueError(
+                f"none of the {name}'s training images can be read; `reid scan` lists why"
+            )
+    return Images(tables=tables, stores=stores, left_out=left_out)
 
 
 def _of(images: pa.Table, *splits: str) -> pa.Table:
     return images.filter(pc.field("split").isin(splits))
 
 
-def readable(images: pa.Table, store: ImageStore) -> pa.Table:
-    """The IMAGES that can be read, sorted by id; the others are logged. Runs as Ray tasks, fills the nodes' caches."""
+def readable(images: pa.Table, store: ImageStore) -> tuple[pa.Table, list[str]]:
+    """The IMAGES that can be read, sorted by id, and the paths of the others, which are logged.
+
+    Runs as Ray tasks and fills the nodes' caches.
+    """
     paths = images.column("path").to_pylist()
     look = ray.remote(num_cpus=DECODE_CPUS)(_look)
     waiting = [look.remote(store, paths[i : i + CHUNK]) for i in range(0, len(paths), CHUNK)]
@@ -109,7 +125,8 @@ def readable(images: pa.Table, store: ImageStore) -> pa.Table:
     for path, reason in sorted(bad):
         logger.warning("left out %s: %s", path, reason)
     unread = pa.array([path for path, _ in bad], pa.string())
-    return images.filter(~pc.field("path").isin(unread)).sort_by("image_id")
+    good = images.filter(~pc.field("path").isin(unread)).sort_by("image_id")
+    return good, sorted(unread.to_pylist())
 
 
 def _look(store: ImageStore, paths: list[str]) -> list[tuple[str, str]]:

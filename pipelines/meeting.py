@@ -22,6 +22,7 @@ class Stage:
     function: Callable[..., Any]  # called as function(parts, **arguments)
     arguments: dict[str, Any] = field(default_factory=dict)
     events: Queue | None = None  # where its log lines go
+    threads: int = 1  # of torch and of the compiled loops
     num_cpus: float = 0.2
     num_gpus: float = 0.0
 
@@ -79,9 +80,12 @@ class Meeting:
 
 def run_stage(stage_ref: list[ray.ObjectRef], parts: list[ray.ObjectRef]) -> Any:
     """Fetch the stage and the parts, and run its function on them."""
-    from pipelines.progress import forward_logs  # heavy, and not needed by the actor
+    import torch  # heavy, and not needed by the actor
+
+    from pipelines.progress import forward_logs
 
     stage: Stage = ray.get(stage_ref[0])
+    torch.set_num_threads(stage.threads)
     if stage.events is not None:
         forward_logs(stage.events)
     return stage.function(ray.get(parts), **stage.arguments)

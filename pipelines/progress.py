@@ -24,10 +24,11 @@ class _Forward(logging.Handler):
 
 
 def forward_logs(events: Queue) -> None:
-    """Send what reid_core logs in this process to the driver; Ray's own lines stay in its log files."""
-    core = logging.getLogger("reid_core")
-    core.setLevel(logging.INFO)
-    core.handlers = [_Forward(events)]
+    """Send what we log in this process to the driver; Ray's own lines stay in its log files."""
+    for name in ("reid_core", "pipelines"):
+        ours = logging.getLogger(name)
+        ours.setLevel(logging.INFO)
+        ours.handlers = [_Forward(events)]
 
 
 class Listener:
@@ -39,7 +40,7 @@ class Listener:
         self.rounds = rounds
         self.bar: tqdm | None = None
         self.said: set[str] = set()
-        self.failure: OSError | None = None
+        self.failure: Exception | None = None
         self.thread = threading.Thread(target=self._listen, daemon=True)
 
     def __enter__(self) -> "Listener":
@@ -57,8 +58,8 @@ class Listener:
         while (event := self.events.get()) is not None:
             try:
                 getattr(self, f"on_{event.pop('kind')}")(**event)
-            except OSError as error:  # a full disk; raised in the driver when the run ends
-                self.failure = self.failure or error
+            except (OSError, ValueError, LookupError, TypeError) as error:  # a full disk, say
+                self.failure = self.failure or error  # raised in the driver when the run ends
                 logger.error("the run folder cannot be written: %s", error)
 
     def on_log(self, message: str, level: int = logging.INFO) -> None:

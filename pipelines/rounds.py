@@ -4,6 +4,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class RunSpec:
     stores: dict[str, ImageStore]  # by the same names
     meeting: Any  # handle of the Meeting actor
     events: Queue
+    gpu: bool
     eval_every: int
     log_every: int
     camera_filter: CameraFilter
@@ -60,6 +62,15 @@ class RunSpec:
 
 class Stopped(Exception):
     """A reason to end the run that every rank has seen alike; not a crash to be retried."""
+
+
+@contextmanager
+def alike(where: str) -> Iterator[None]:
+    """An error of the data or the settings here is the same on every rank: the run stops, and is not retried."""
+    try:
+        yield
+    except ValueError as error:
+        raise Stopped(f"{where}: {error}") from error
 
 
 def run_rounds(spec: RunSpec) -> dict[str, str]:
@@ -81,17 +92,16 @@ class Worker:
         self.method = method.load(spec.method)
         self.rank = distributed.rank()
         self.world = distributed.world_size()
-        self.device = (
-            ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
-        )
+        self.device = ray.train.torch.get_device() if spec.gpu else torch.device("cpu")
         self.images: dict[str, pa.Table] = ray.get(spec.tables)
         self.attempt = broadcast_from_rank_zero(uuid4().hex if self.rank == 0 else None)
         if self.rank == 0:
             forward_logs(spec.events)
         self.best: dict[str, float] = {}
         self.step = 0
-        self._build()
-        self.completed = self._restore()
+        with alike("the start of the run"):
+            self._build()
+            self.completed = self._restore()
 
     def _build(self) -> None:
         config = self.config
@@ -129,7 +139,7 @@ class Worker:
         if checkpoint is None:
             return 0
         with checkpoint.as_directory() as folder:
-            state = load_state(Path(folder) / "state.pt", self._modules(), self.device)
+            state = load_state(Path(folder) / "state.pt", self._modules())
         self.best = state["best"]
         self.step = state["step"]
         self.tell("log", message=f"resumed after round {state['round']}")
@@ -192,6 +202,7 @@ class Worker:
                     "previous": self._labels_path(number - 1) if number else None,
                 },
                 events=self.spec.events,
+                threads=self.spec.threads,
                 num_gpus=self.spec.label_gpus,
             ),
             part,
@@ -241,6 +252,7 @@ class Worker:
                 function=evaluation_stage,
                 arguments=arguments,
                 events=self.spec.events,
+                threads=self.spec.threads,
             )
             result = self.meet(stage, part, number)
         score = labels.metrics["label_free"]
@@ -270,7 +282,9 @@ class Worker:
             number=number, rounds=self.config.rounds, step=self.step, target=target, source=source
         )
         torch.manual_seed(derive(self.spec.seed, "round", number))
-        self.learner.objective.begin_round(start.to(self.device))
+        with alike(f"round {number}"):
+            self.learner.objective.begin_round(start.to(self.device))
+        distributed.copy_from_first_rank(self._state())
         return start
 
     def _domain(self, name: str, label: np.ndarray, feature: dict[str, np.ndarray]) -> Domain:
@@ -289,15 +303,16 @@ class Worker:
         """The optimiser steps of a round; returns the mean of each loss term and what else to log."""
         steps = method.num_steps(self.method, self.config, start)
         domains = {TARGET: start.target} | ({SOURCE: start.source} if start.source else {})
-        rows = {
-            number: method.batches(
-                self.method,
-                self.config,
-                domain,
-                derive(self.spec.seed, "batches", start.number, number),
-            )
-            for number, domain in domains.items()
-        }
+        with alike(f"round {start.number}"):
+            rows = {
+                number: method.batches(
+                    self.method,
+                    self.config,
+                    domain,
+                    derive(self.spec.seed, "batches", start.number, number),
+                )
+                for number, domain in domains.items()
+            }
         batches = self._timed(self.loader.round(start, rows, steps))
         ends = (start.number / start.rounds, (start.number + 1) / start.rounds)
         history, pending = [], []
@@ -307,24 +322,24 @@ class Worker:
         ):
             pending.append(terms)
             if len(pending) == self.spec.log_every or len(history) + len(pending) == steps:
-                history += self._reduced(start.number, pending, len(history))
+                with alike(f"round {start.number}"):
+                    history += reduce_terms(pending, len(history))
                 self.tell(
                     "steps", round=start.number, done=len(history), of=steps, terms=history[-1]
                 )
                 pending = []
         self.scheduler.step()
         self.step += steps
-        state = [*self.learner.objective.buffers(), *self.learner.embedder.parameters()]  # type: ignore[attr-defined]
-        checksum = distributed.check_equal_on_ranks(state, "the memory or a weight")
+        state = [*self._state(), *self.learner.embedder.parameters()]
+        with alike(f"round {start.number}"):
+            checksum = distributed.check_equal_on_ranks(state, "the memory or a weight")
         means = {f"loss_{name}": float(np.mean([h[name] for h in history])) for name in history[0]}
         lr = self.optimizer.param_groups[0]["lr"]
         return means | {"checksum": checksum, "lr": lr, "seconds_wait_images": self.waited}
 
-    def _reduced(self, number: int, pending: list[Any], first: int) -> list[dict[str, float]]:
-        try:
-            return reduce_terms(pending, first)
-        except ValueError as error:
-            raise Stopped(f"round {number}: {error}") from error
+    def _state(self) -> list[torch.Tensor]:
+        """The objective's memories: equal on all ranks."""
+        return list(self.learner.objective.buffers())  # type: ignore[attr-defined]
 
     def _timed(self, batches: Iterator[Any]) -> Iterator[Any]:
         while True:

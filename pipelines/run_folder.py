@@ -85,6 +85,21 @@ class RunFolder:
                 "choose another --name, or the saved settings to go on with it"
             )
 
+    def check_left_out(self, paths: list[str]) -> None:
+        """Keep which images could not be read; a run that goes on must leave out the same ones.
+
+        Raises:
+            ValueError: others can be read now than when the run began.
+        """
+        saved = join(self.path, "left_out.json")
+        if not exists(saved):
+            self.write_json("left_out.json", paths)
+        elif changed := sorted(set(json.loads(read_bytes(saved))) ^ set(paths)):
+            raise ValueError(
+                f"{self.path}: {len(changed)} images can be read now and could not when the run began, or "
+                f"the reverse ({changed[:3]}); repair them or choose another --name"
+            )
+
     def _copy_down(self, *names: str) -> None:
         for name in names:
             if exists(join(self.path, name)):
@@ -147,7 +162,7 @@ def summarise(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     free = max(range(len(rows)), key=lambda i: evaluations[i]["label_free"])
     test = max(range(len(rows)), key=lambda i: rows[i]["mAP"] or 0.0)
     return {
-        "first": rows[0],
+        "first": rows[0] if rows[0]["round"] == 0 else dict.fromkeys(EVALUATION),
         "last": rows[-1],
         "best_label_free": rows[free],
         "best_on_test": rows[test],

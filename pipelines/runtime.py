@@ -45,7 +45,7 @@ def _start() -> None:
                 f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({error}); start it, or "
                 "unset the variable to run on this machine"
             ) from error
-        cores = max(2, os.cpu_count() or 2)
+        cores = max(2, len(os.sched_getaffinity(0)))
         ray.init(address="local", num_cpus=cores, include_dashboard=True, dashboard_port=0, **quiet)
 
 
@@ -71,12 +71,15 @@ def share_out(workers: int, *, gpu: bool) -> Share:
             f"--gpu with --workers {workers} needs {workers} GPUs and the cluster has {gpus:g}; "
             "lower --workers or leave --gpu out"
         )
-    each = 1.0 if gpu else (cpus - HEADROOM_CPUS) / workers
+    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    each = 1.0 if gpu else min((cpus - HEADROOM_CPUS) / workers, max(nodes))
     each = math.floor(each) if each >= 1 else math.floor(10 * each) / 10
+    while each > 1 and sum(node // each for node in nodes) < workers:  # they must fit node by node
+        each -= 1
     if each < MIN_WORKER_CPUS or each * workers + HEADROOM_CPUS > cpus:
         most = int((cpus - HEADROOM_CPUS) / (1.0 if gpu else MIN_WORKER_CPUS))
         raise UsageError(
             f"--workers {workers} and the {HEADROOM_CPUS:g} CPUs for decoding and labelling do not fit into the "
             f"cluster's {cpus:g} CPUs; use at most --workers {most}"
         )
-    return Share(each, WORKER_GPUS if gpu else 0.0, max(1, int(cpus) // workers))
+    return Share(each, WORKER_GPUS if gpu else 0.0, max(1, int(min(cpus / workers, max(nodes)))))

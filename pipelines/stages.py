@@ -3,6 +3,7 @@
 A part is one rank's rows: for each name (``target``, ``source``, ``test``) image ids (m,) and features (m, D).
 """
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,10 @@ from reid_core.evaluation.ranking import CameraFilter, Images
 from reid_core.method import Features, Labels
 from reid_core.storage import exists
 from reid_core.tables import LABELS, features_table, read_table, write_table
+
+MANY_OUTLIERS = 0.95  # shares of all images; published runs start with up to 0.88 outliers
+ONE_CLUSTER = 0.5
+logger = logging.getLogger(__name__)
 
 Part = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -67,8 +72,21 @@ def label_stage(
         image_id=images["target"].column("image_id").to_numpy(), feature=feature["target"]
     )
     labels = contract.load(method).assign_labels(config, target, before)
+    warn_of_bad_labels(labels.metrics)
     write_table(label_table(labels, images["target"]), out)
     return {"labels": labels, "feature": feature}
+
+
+def warn_of_bad_labels(metrics: dict[str, float]) -> None:
+    """Say what to change where hardly anything is clustered, or nearly everything together."""
+    if metrics["clusters"] == 0:
+        logger.warning("no clusters at all: raise --method.eps or lower --method.min-samples")
+    elif metrics["outliers"] > MANY_OUTLIERS:
+        logger.warning(
+            "nearly all images are outliers: raise --method.eps or lower --method.min-samples"
+        )
+    elif metrics["largest"] > ONE_CLUSTER:
+        logger.warning("one cluster holds most images: lower --method.eps")
 
 
 def label_table(labels: Labels, images: pa.Table) -> pa.Table:

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import ray
@@ -25,6 +26,7 @@ from pipelines.worker import worker
 from reid_core import method as contract
 from reid_core.errors import UsageError
 from reid_core.evaluation.ranking import CameraFilter
+from reid_core.models.embedder import build_embedder
 from reid_core.settings import group_size
 
 ConfigT = TypeVar("ConfigT")
@@ -76,16 +78,19 @@ class TrainJob(Generic[ConfigT]):
 
 def parse(argv: Sequence[str]) -> tuple[str, TrainJob[Any] | None]:
     """METHOD and the job, whose flags default to the preset that was asked for; no job for ``--list``."""
-    chosen = [a for a in argv if not a.startswith("-")][:1]
-    if not chosen or not argv or argv[0] != chosen[0]:
-        raise UsageError(
-            f"usage: reid train METHOD [flags]; methods: {', '.join(contract.names())}"
-        )
-    name, rest = argv[0], list(argv[1:])
+    rest = list(argv)
+    asked = _take(rest, "--preset")
+    if not rest or rest[0].startswith("-"):
+        usage = f"reid train METHOD [--preset NAME | --list] [flags]; methods: {', '.join(contract.names())}"
+        if rest[:1] in (["-h"], ["--help"]):
+            print(f"usage: {usage}\nreid train METHOD --help explains every flag")  # noqa: T201
+            raise SystemExit(0)
+        raise UsageError(f"usage: {usage}")
+    name = rest.pop(0)
     method = contract.load(name)
     if "--list" in rest:
         return name, None
-    preset = _take(rest, "--preset") or "market1501"
+    preset = asked or "market1501"
     if preset not in method.PRESETS:
         raise UsageError(f"{name} has no preset {preset!r}; it has {', '.join(method.PRESETS)}")
     default = TrainJob(method=method.PRESETS[preset].config, name=f"{name}-{preset}")
@@ -136,7 +141,9 @@ def run(name: str, job: TrainJob[Any]) -> dict[str, Any]:
         ValueError: the data or the labels do not allow training; the message says what to change.
     """
     job = check(job)
+    build_embedder(job.method.model, bn_group=1)  # wrong weights are refused before any work
     inputs = scan_inputs(job.data, job.source, job.layout, job.cache)
+    job = replace(job, data=_absolute(job.data), source=_absolute(job.source))
     folder = RunFolder(job.storage, job.name)
     folder.open(
         _config(name, job, inputs),
@@ -149,13 +156,19 @@ def run(name: str, job: TrainJob[Any]) -> dict[str, Any]:
         folder.close()
 
 
+def _absolute(root: str) -> str:
+    return str(Path(root).resolve()) if root and "://" not in root else root
+
+
 def _config(name: str, job: TrainJob[Any], inputs: Inputs) -> dict[str, Any]:
     identity = {
         "method_name": name,
         "method": settings(job.method),
         "seed": job.seed,
         "block": job.block,
+        "camera_filter": job.camera_filter,
         "data": inputs.fingerprints,
+        "layout": {part: found.layout for part, found in inputs.found.items()},
     }
     return {"command": sys.argv, "seed": job.seed, "job": settings(job), "identity": identity}
 
@@ -163,6 +176,7 @@ def _config(name: str, job: TrainJob[Any], inputs: Inputs) -> dict[str, Any]:
 def _run(
     name: str, job: TrainJob[Any], share: Share, images: Images, folder: RunFolder
 ) -> dict[str, Any]:
+    folder.check_left_out(images.left_out)
     logger.info(
         "%s on %d images, %d workers with %g CPUs and %g GPUs each; %s",
         name, len(images.tables["target"]), job.workers, share.cpus, share.gpus, folder.path,
@@ -193,6 +207,7 @@ def _spec(
         stores=images.stores,
         meeting=Meeting.remote(),
         events=events,
+        gpu=job.gpu,
         eval_every=job.eval_every,
         log_every=job.log_every,
         camera_filter=job.camera_filter,

@@ -14,14 +14,14 @@ def save_state(path: Path, parts: Mapping[str, Any], extra: Mapping[str, Any]) -
     torch.save({"parts": state, "rng": torch.get_rng_state(), "extra": dict(extra)}, path)
 
 
-def load_state(path: Path, parts: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def load_state(path: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
     """Restore every part and the RNG state; returns ``extra``.
 
     Raises:
         ValueError: the file is no checkpoint of ours or belongs to other parts.
     """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
     except (UnpicklingError, RuntimeError, KeyError, ValueError, EOFError) as error:

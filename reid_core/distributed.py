@@ -100,6 +100,14 @@ def global_mean(loss_b: Tensor, valid_b: Tensor | None = None) -> Tensor:
     return world_size() * kept.sum() / count
 
 
+@torch.no_grad()
+def copy_from_first_rank(tensors: list[Tensor]) -> None:
+    """Overwrite ``tensors`` by rank 0's: what every rank computed alike may differ in the last bit on GPUs."""
+    if world_size() > 1:
+        for x in tensors:
+            dist.broadcast(x, src=0)
+
+
 def checksum(tensors: list[Tensor]) -> Tensor:
     """Sums of values and of squares of ``tensors`` in float64, (2,); to compare between ranks."""
     device = tensors[0].device if tensors else None
@@ -114,10 +122,16 @@ def check_equal_on_ranks(tensors: list[Tensor], what: str) -> float:
     """Compare a checksum of ``tensors`` between ranks and return it.
 
     Raises:
+        ValueError: a value is NaN or infinite.
         RuntimeError: the ranks differ; ``what`` names the state.
     """
     own = checksum(tensors)
     every = gather_rows(own[None])
+    if not every.isfinite().all():
+        raise ValueError(
+            f"{what} is not finite any more; the last checkpoint is kept: lower --method.optim.lr, raise "
+            "--method.temperature, or use fp32"
+        )
     if not (every == every[0]).all():
         raise RuntimeError(
             f"{what} differs between ranks: checksums {every[:, 0].tolist()}; this is a defect of the method, "

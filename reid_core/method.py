@@ -134,7 +134,7 @@ class Labels:
     )  # logged: clusters, outliers, label_free, ...
 
     def table(self) -> pa.Table:
-        """The LABELS table; state and metrics lie in its metadata as ``state.NAME`` and ``metrics.NAME``."""
+        """The LABELS table; ``state.NAME`` and ``metrics.NAME`` (no times) lie in its metadata."""
         count, levels = self.label.shape
         columns = [
             np.tile(self.image_id, levels),
@@ -142,7 +142,8 @@ class Labels:
             *(a.T.reshape(-1) for a in (self.label, self.is_core, self.confidence)),
         ]
         notes = {f"state.{k}": repr(v) for k, v in self.state.items()}
-        notes |= {f"metrics.{k}": repr(v) for k, v in self.metrics.items()}
+        kept = {k: v for k, v in self.metrics.items() if not k.startswith("seconds_")}
+        notes |= {f"metrics.{k}": repr(v) for k, v in kept.items()}
         return pa.table(columns, schema=LABELS).replace_schema_metadata(notes)
 
     @classmethod

@@ -33,8 +33,9 @@ def open_folder(root: str | Path) -> tuple[pafs.FileSystem, str]:
 
 
 def join(folder: str | Path, *parts: str) -> str:
-    """Append ``parts`` to a path or URI."""
-    return "/".join([os.fspath(folder).rstrip("/"), *parts])
+    """Append ``parts`` to a path or URI; the query of a URI (``?region=...``) stays behind it."""
+    head, mark, query = os.fspath(folder).partition("?")
+    return "/".join([head.rstrip("/"), *parts]) + mark + query
 
 
 def exists(path: str | Path) -> bool:

@@ -52,7 +52,11 @@ class AugmentedImages(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, place: Place) -> tuple[Tensor, ...]:
         source = self.images[place.domain]
-        image = decode(source.store.read(source.path[place.row]))
+        path = source.path[place.row]
+        try:
+            image = decode(source.store.read(path))
+        except ValueError as error:
+            raise ValueError(f"{source.store.root}/{path}: {error}; remove the file") from error
         name = ("image", place.round, place.step, place.position)
         return tuple(
             augment(image, view, derive(self.seed, *name, number))

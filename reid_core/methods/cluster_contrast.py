@@ -70,10 +70,21 @@ class Config:
 
 
 def assign_labels(config: Config, features: Features, previous: Labels | None) -> Labels:
-    """DBSCAN on the k-reciprocal Jaccard distance of the extracted features."""
-    return cluster(
+    """DBSCAN on the k-reciprocal Jaccard distance of the extracted features.
+
+    Raises:
+        ValueError: there are fewer than two clusters; says what to change.
+    """
+    labels = cluster(
         features, eps=config.eps, min_samples=config.min_samples, k1=config.k1, k2=config.k2
     )
+    if labels.metrics["clusters"] < 2:
+        way = "lower" if labels.metrics["clusters"] else "raise"
+        raise ValueError(
+            f"{labels.metrics['clusters']:.0f} clusters at eps = {config.eps}, {labels.metrics['outliers']:.0%} "
+            f"outliers: nothing to contrast; {way} --method.eps (0.4 to 0.7 is usual) or change --method.min-samples"
+        )
+    return labels
 
 
 class Objective(nn.Module):

@@ -12,6 +12,7 @@ from pipelines.cli import main
 from reid_core.models.embedder import build_embedder, save_embedder
 from reid_core.settings import ImageConfig, ModelConfig
 from reid_core.storage import write_bytes
+from reid_core.tables import read_features
 
 TRAIN = ["train", "cluster_contrast", "--preset", "demo"]
 
@@ -36,7 +37,10 @@ def refused(capsys: pytest.CaptureFixture[str], argv: list[str], code: int, *wor
         ([*TRAIN, "--data", ".", "--method.eps", "1.5"], ["eps", "0.4 to 0.7"]),
         ([*TRAIN, "--data", ".", "--workers", "3"], ["--workers 3"]),
         ([*TRAIN, "--data", "nosuch://x"], ["nosuch://x"]),
+        ([*TRAIN, "--data", ".", "--method.model.weights", "/no/weights.pth"], ["/no/weights.pth"]),
         (["cluster"], ["--features"]),
+        (["cluster", "--features", "/no/f.parquet"], ["/no/f.parquet"]),
+        (["evaluate", "--query", "/no/q.parquet", "--gallery", "/no/g.parquet"], ["/no/q.parquet"]),
         (["extract"], ["--data"]),
         (["evaluate"], ["--run"]),
         (["evaluate", "--run", "/no/such/run"], ["/no/such/run"]),
@@ -130,3 +134,35 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_are_no_images_are_left_out(
+    local_ray: None, caplog: pytest.LogCaptureFixture, small_set: str, tmp_path: Path
+) -> None:
+    good = next((Path(small_set) / "query").glob("*.jpg")).read_bytes()
+    for name, content in {
+        "a.jpg": good,
+        "b.jpg": b"no image",
+        "c.jpg": good[: len(good) // 2],
+    }.items():
+        (tmp_path / "set" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(content)
+    weights = str(tmp_path / "net.safetensors")
+    model = ModelConfig(trunk="tiny", weights="random")
+    images = ImageConfig(height=32, width=16)
+    save_embedder(build_embedder(model, bn_group=1), model, images, weights)
+    out = str(tmp_path / "features.parquet")
+    command = ["extract", "--data", str(tmp_path / "set"), "--weights", weights, "--cache", ""]
+    assert main([*command, "--out", out]) == 0
+    assert read_features(out).column("path").to_pylist() == ["a.jpg"]
+    assert "b.jpg" in caplog.text
+    assert "c.jpg" in caplog.text
+
+
+def test_nothing_but_files_that_are_no_images(
+    local_ray: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.jpg").write_bytes(b"no image")
+    argv = [*TRAIN, "--data", str(tmp_path / "set"), "--storage", str(tmp_path), "--cache", ""]
+    refused(capsys, argv, 1, "none of the target")
