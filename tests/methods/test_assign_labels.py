@@ -30,19 +30,19 @@ def test_cluster_contrast_labels_groups() -> None:
     assert labels.label[:, 0].tolist() == np.repeat(range(4), 10).tolist()
 
 
-@pytest.mark.parametrize(("groups", "members", "word"), [(1, 8, "lower"), (12, 1, "raise")])
-def test_cluster_contrast_needs_two_clusters(groups: int, members: int, word: str) -> None:
+@pytest.mark.parametrize(("min_samples", "word"), [(3, "lower"), (50, "raise")])
+def test_cluster_contrast_needs_two_clusters(min_samples: int, word: str) -> None:
     method = contract.load("cluster_contrast")
     with pytest.raises(ValueError, match=f"nothing to contrast; {word} --method.eps"):
         method.assign_labels(
-            config("cluster_contrast", eps=0.5, min_samples=3), features(groups, members), None
+            config("cluster_contrast", eps=0.5, min_samples=min_samples), features(1, 8), None
         )
 
 
 def test_hybrid_memory_takes_outliers_alone() -> None:
     method = contract.load("hybrid_memory")
     labels = method.assign_labels(
-        config("hybrid_memory", eps=0.5, min_samples=3), features(12, 1), None
+        config("hybrid_memory", eps=0.5, min_samples=50), features(1, 8), None
     )
     assert (labels.label == -1).all()
 

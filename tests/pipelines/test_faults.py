@@ -22,6 +22,7 @@ def start(data: str, storage: Path, method: str) -> subprocess.Popen[bytes]:
         word if word != "2" or TINY[i - 1] != "--rounds" else "4" for i, word in enumerate(TINY)
     ]
     command = ["train", method, "--preset", "demo", "--data", data, "--storage", str(storage)]
+    settings += ["--method.steps", "60"]  # rounds of a second or two, so that a kill falls into one
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines", *command, "--name", "a", *settings],
         stdout=subprocess.DEVNULL,
@@ -99,4 +100,5 @@ def test_killed_train_worker_is_replaced(unbroken: tuple[str, Path], small_set: 
     assert workers
     os.kill(workers[0], signal.SIGKILL)
     finish(process, storage)
+    assert "resumed after round" in (storage / "a" / "log.txt").read_text()
     assert outcome(storage) == outcome(whole)
