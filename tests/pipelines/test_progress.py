@@ -1,0 +1,63 @@
+"""The driver's ear: events become lines of the run folder, and a full disk is told when the run ends."""
+
+import errno
+import json
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import pytest
+
+from pipelines.progress import Listener
+from pipelines.run_folder import RunFolder, summarise
+
+ROUND = {
+    "clusters": 3.0,
+    "outliers": 0.1,
+    "seconds_label": 1.0,
+    "seconds_train": 1.0,
+    "loss_x": 2.0,
+}
+
+
+def opened(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(str(tmp_path), "run")
+    folder.open({"identity": {"seed": 1}}, {})
+    return folder
+
+
+def test_the_last_line_of_a_round_wins(tmp_path: Path) -> None:
+    folder = opened(tmp_path)
+    with Listener(Queue(), folder, rounds=2) as listener:
+        for loss in (2.0, 1.0):  # a redone round
+            listener.events.put({"kind": "round", "round": 0, **ROUND, "loss_x": loss})
+    folder.close()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["loss_x"] for line in lines] == [1.0]
+
+
+def test_a_full_disk_fails_the_run_and_keeps_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = opened(tmp_path)
+    folder.add("round", {"round": 0, **ROUND})
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pipelines.run_folder.write_bytes", full)
+    with (
+        pytest.raises(OSError, match="No space left"),
+        Listener(Queue(), folder, rounds=2) as listener,
+    ):
+        listener.events.put({"kind": "round", "round": 1, **ROUND})
+    folder.close()
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+def test_first_is_null_where_round_0_was_not_evaluated() -> None:
+    row = {"mAP": 0.5, "mINP": 0.1, "rank1": 0.6, "rank5": 0.7, "rank10": 0.8, "label_free": 0.2}
+    result = summarise([{"round": 5, **row}])
+    assert result["first"]["mAP"] is None
+    assert result["last"]["round"] == 5
