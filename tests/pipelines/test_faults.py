@@ -95,7 +95,7 @@ def test_killed_train_worker_is_replaced(unbroken: tuple[str, Path], small_set: 
     storage = whole.parent / "worker"
     storage.mkdir()
     process = start(small_set, storage, method)
-    wait_for((storage / "a" / "checkpoints" / "round-0001").exists, process)
+    wait_for((storage / "a" / "checkpoints" / "round-0002").exists, process)  # round 1 is committed
     workers = train_worker_pids(process.pid)
     assert workers
     os.kill(workers[0], signal.SIGKILL)
