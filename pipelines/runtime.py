@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def ray_session() -> Iterator[None]:
-    """Join the cluster that RAY_ADDRESS or ``ray start`` names, or start a local one; leave it at the end."""
+    """Join the cluster that RAY_ADDRESS names, or start a local one; leave it at the end."""
     started = not ray.is_initialized()
     if started:
         _start()
@@ -37,16 +37,18 @@ def ray_session() -> Iterator[None]:
 
 def _start() -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), **quiet)
-    except ConnectionError as error:
-        if "RAY_ADDRESS" in os.environ:
-            raise UsageError(
-                f"no Ray cluster answers at RAY_ADDRESS={os.environ['RAY_ADDRESS']} ({error}); start it, or "
-                "unset the variable to run on this machine"
-            ) from error
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:  # never by chance the local cluster of another run on this machine
         cores = max(2, len(os.sched_getaffinity(0)))
         ray.init(address="local", num_cpus=cores, include_dashboard=True, dashboard_port=0, **quiet)
+        return
+    try:
+        ray.init(address=address, **quiet)
+    except ConnectionError as error:
+        raise UsageError(
+            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); start it, or unset the variable to "
+            "run on this machine"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -100,5 +100,8 @@ def test_killed_train_worker_is_replaced(unbroken: tuple[str, Path], small_set: 
     assert workers
     os.kill(workers[0], signal.SIGKILL)
     finish(process, storage)
-    assert "resumed after round" in (storage / "a" / "log.txt").read_text()
+    evaluations = (storage / "a" / "log.txt").read_text().count("label-free score")
+    assert (
+        evaluations > 5
+    )  # those of an unbroken run, and the one after which it was killed once more
     assert outcome(storage) == outcome(whole)
