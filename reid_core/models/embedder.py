@@ -101,10 +101,13 @@ def build_embedder(
 
 
 def save_embedder(embedder: Embedder, model: ModelConfig, images: ImageConfig, path: str) -> None:
-    """Write weights and settings as one .safetensors file (path or URI), atomically."""
+    """Write weights and settings as one .safetensors file (path or URI), atomically.
+
+    Equal arguments give equal bytes: safetensors writes notes in random order, so there is one.
+    """
     state = {name: value.contiguous() for name, value in embedder.state_dict().items()}
-    notes = {"model": json.dumps(asdict(model)), "images": json.dumps(asdict(images))}
-    write_bytes(path, safetensors.torch.save(state, notes))
+    settings = json.dumps({"model": asdict(model), "images": asdict(images)})
+    write_bytes(path, safetensors.torch.save(state, {"settings": settings}))
 
 
 def load_embedder(path: str) -> tuple[Embedder, ModelConfig, ImageConfig]:
@@ -116,8 +119,8 @@ def load_embedder(path: str) -> tuple[Embedder, ModelConfig, ImageConfig]:
     """
     notes = read_metadata(path)
     try:
-        model = ModelConfig(**json.loads(notes["model"]))
-        images = ImageConfig(**json.loads(notes["images"]))
+        settings = json.loads(notes["settings"])
+        model, images = ModelConfig(**settings["model"]), ImageConfig(**settings["images"])
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: no settings of this version in the file ({error}); give an embedder that a "

@@ -118,6 +118,9 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert not loaded.training
     assert list(loaded.state_dict()) == list(embedder.state_dict())
     assert torch.equal(loaded(images()), embedder.eval()(images()))
+    again = str(tmp_path / "again.safetensors")
+    save_embedder(embedder, model, size, again)
+    assert Path(again).read_bytes() == Path(path).read_bytes()
 
 
 def test_two_domains_are_loaded_as_the_target(tmp_path: Path) -> None:
@@ -131,7 +134,10 @@ def test_two_domains_are_loaded_as_the_target(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("notes", "message"),
-    [({}, "no settings"), ({"model": '{"trunk": "tiny", "new": 1}', "images": "{}"}, "new")],
+    [
+        ({}, "no settings"),
+        ({"settings": '{"model": {"trunk": "tiny", "new": 1}, "images": {}}'}, "new"),
+    ],
 )
 def test_settings_of_another_version_are_refused(
     tmp_path: Path, notes: dict[str, str], message: str
