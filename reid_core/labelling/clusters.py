@@ -3,18 +3,60 @@
 N images, D feature size, C clusters.
 """
 
+import logging
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
 from time import perf_counter
+from typing import Literal, get_args
 
 import numpy as np
 from scipy.sparse import csr_array
 
+from reid_core.errors import UsageError
+from reid_core.labelling.blocks import Blocks, jaccard_of_all, nearest_of_all
+from reid_core.labelling.cuml_dbscan import cuml_dbscan
 from reid_core.labelling.dbscan import dbscan
-from reid_core.labelling.jaccard import jaccard_graph
-from reid_core.labelling.neighbours import nearest
+from reid_core.labelling.jaccard import Graph, check_pairs
 from reid_core.labelling.quality import label_free_score
+from reid_core.labelling.tasks import InProcess, Tasks
 from reid_core.method import Features, Labels
 
+Backend = Literal["auto", "cpu", "cuml"]
+KNN = Literal["auto", "torch", "faiss"]
+
 BLOCK_ROWS = 4096
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """What computes the labels, and where. The labels do not depend on it."""
+
+    knn: KNN = "auto"
+    backend: Backend = "auto"  # auto: cuml where there are a GPU and cuML, else cpu
+    tasks: Tasks = field(default_factory=InProcess)
+
+    @cached_property
+    def on_gpu(self) -> bool:
+        """Whether the Jaccard graph and DBSCAN (cuML's) run on a GPU; logs what ``auto`` took.
+
+        Raises:
+            UsageError: the backend is unknown, or cuML or a GPU is asked for and missing.
+        """
+        if self.backend not in get_args(Backend):
+            known = ", ".join(get_args(Backend))
+            raise UsageError(f"no label backend {self.backend!r}; there are {known}")
+        if self.backend == "cpu":
+            return False
+        missing = "" if self.tasks.gpu else "there is no GPU"
+        if not find_spec("cuml"):
+            missing = "cuML is not installed (pip install 'reid[gpu]')"
+        if missing and self.backend == "cuml":
+            raise UsageError(f"label backend 'cuml': {missing}; choose the backend 'cpu'")
+        logger.info("label backend %s", f"cpu: {missing}" if missing else "cuml")
+        return not missing
 
 
 def cluster(
@@ -24,7 +66,7 @@ def cluster(
     min_samples: int = 4,
     k1: int = 30,
     k2: int = 6,
-    backend: str = "auto",
+    engine: Engine = Engine(),
 ) -> Labels:
     """Give every image a pseudo label; defaults are those of ClusterContrast (arXiv 2103.11568).
 
@@ -34,7 +76,7 @@ def cluster(
         min_samples: images within ``eps`` of a core point, itself included.
         k1: neighbours a list, at least 1; all N when there are fewer.
         k2: lists averaged in query expansion, 1 to k1; all N when there are fewer.
-        backend: of the k-NN; see ``neighbours.BACKENDS``.
+        engine: what computes them, and where.
 
     Returns:
         One level. A cluster of one image is an outlier: label -1, not core. ``metrics`` has
@@ -42,39 +84,95 @@ def cluster(
         ``label_free``, and the wall times ``seconds_knn``, ``seconds_jaccard``, ``seconds_dbscan``.
 
     Raises:
-        UsageError: the backend is unknown or not installed.
+        UsageError: a backend is unknown or not installed, or there is no GPU for it.
+        ValueError: an argument is out of range, or a row is not finite and of unit length.
+    """
+    blocks = Blocks([engine.tasks.put(features.feature)], [0, len(features.feature)])
+    graph, seconds = eps_graph(blocks, eps=eps, k1=k1, k2=k2, engine=engine)
+    labels = density_labels(
+        graph, features.image_id, blocks, eps=eps, min_samples=min_samples, engine=engine
+    )
+    labels.metrics.update(seconds)
+    return labels
+
+
+def eps_graph(
+    blocks: Blocks, *, eps: float, k1: int, k2: int, engine: Engine
+) -> tuple[Graph, dict[str, float]]:
+    """The Jaccard graph of all images in blocks, and the wall times of its two stages.
+
+    Raises:
+        UsageError: a backend is unknown or not installed, or there is no GPU for it.
         ValueError: an argument is out of range, or a row is not finite and of unit length.
     """
     if k1 < 1 or not 1 <= k2 <= k1:
         raise ValueError(f"need 1 <= k2 <= k1, got k1={k1}, k2={k2}; 30 and 6 are usual")
-    if len(features.feature) == 0:
+    count = blocks.edges[-1]
+    if not count:
         raise ValueError("no image to cluster; the FEATURES table is empty")
-    if (np.diff(features.image_id) <= 0).any():
-        raise ValueError("image ids must increase from row to row; sort the FEATURES table")
-    count = len(features.feature)
+    k1, k2 = min(k1, count), min(k2, count)
+    check_pairs(k1, k2, eps)
+    gpu = engine.on_gpu
     clock = [perf_counter()]
-    neighbours = nearest(features.feature, min(k1, count), backend=backend)
+    neighbours = nearest_of_all(blocks, k1, engine.tasks, backend=engine.knn)
     clock.append(perf_counter())
-    graph = jaccard_graph(features.feature, neighbours, k2=min(k2, count), eps=eps)
+    graph = jaccard_of_all(blocks, neighbours, k2=k2, eps=eps, tasks=engine.tasks, gpu=gpu)
     clock.append(perf_counter())
-    label, is_core = without_singles(*dbscan(graph, eps, min_samples))
-    clock.append(perf_counter())
-    size = np.bincount(label[label >= 0])
-    metrics = {
-        "clusters": float(len(size)),
-        "outliers": float((label < 0).mean()),
-        "largest": float(size.max(initial=0) / count),
-        "label_free": label_free_score(graph, label),
-    }
-    stages = ("seconds_knn", "seconds_jaccard", "seconds_dbscan")
-    metrics |= dict(zip(stages, np.diff(clock).tolist(), strict=True))
+    return graph, dict(
+        zip(("seconds_knn", "seconds_jaccard"), np.diff(clock).tolist(), strict=True)
+    )
+
+
+def density_labels(
+    graph: Graph,
+    image_id: np.ndarray,
+    blocks: Blocks,
+    *,
+    eps: float,
+    min_samples: int,
+    engine: Engine,
+) -> Labels:
+    """DBSCAN of a graph that holds all pairs within ``eps``; see ``cluster``."""
+    start = perf_counter()
+    if engine.on_gpu:
+        label, is_core = cuml_dbscan(graph, eps, min_samples, tasks=engine.tasks)
+    else:
+        label, is_core = dbscan(graph, eps, min_samples)
+    seconds = perf_counter() - start
+    labels = labels_of(image_id, blocks, label, is_core, engine.tasks)
+    labels.metrics["label_free"] = label_free_score(graph, labels.label[:, 0])
+    labels.metrics["seconds_dbscan"] = seconds
+    return labels
+
+
+def labels_of(
+    image_id: np.ndarray, blocks: Blocks, label: np.ndarray, is_core: np.ndarray, tasks: Tasks
+) -> Labels:
+    """Labels of one level from those of any clustering; a cluster of one image is an outlier.
+
+    Raises:
+        ValueError: the ids do not increase.
+    """
+    if (np.diff(image_id) <= 0).any():
+        raise ValueError("image ids must increase from row to row; sort the FEATURES table")
+    label, is_core = without_singles(label, is_core)
     return Labels(
-        image_id=features.image_id,
+        image_id=image_id,
         label=label[:, None],
         is_core=is_core[:, None],
-        confidence=confidence(features.feature, label)[:, None],
-        metrics=metrics,
+        confidence=confidence(blocks, label, tasks)[:, None],
+        metrics=share_metrics(label),
     )
+
+
+def share_metrics(label: np.ndarray) -> dict[str, float]:
+    """``clusters`` (a count), ``outliers`` and ``largest`` (cluster): shares of all images (N,)."""
+    size = np.bincount(label[label >= 0])
+    return {
+        "clusters": float(len(size)),
+        "outliers": float((label < 0).mean()),
+        "largest": float(size.max(initial=0) / len(label)),
+    }
 
 
 def without_singles(label: np.ndarray, is_core: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,19 +188,42 @@ def without_singles(label: np.ndarray, is_core: np.ndarray) -> tuple[np.ndarray,
     return label, is_core & (label >= 0)
 
 
-def confidence(feature: np.ndarray, label: np.ndarray) -> np.ndarray:
+def confidence(blocks: Blocks, label: np.ndarray, tasks: Tasks) -> np.ndarray:
     """(1 + cosine to the mean of the own cluster) / 2, float32 (N,) in [0, 1]; 0 for outliers.
 
-    O(N D) time; memory C D beyond the inputs.
+    O(N D) time; memory C D, C the clusters that have an image in the block, and once all.
     """
+    parts = [
+        label[edges.start : edges.stop] for edges in map(blocks.rows, range(len(blocks.feature)))
+    ]
+    sums = [tasks.submit(_sums, *pair) for pair in zip(parts, blocks.feature, strict=True)]
+    mean = tasks.submit(_means, label.max(initial=-1) + 1, *sums)
+    cosine = [tasks.submit(_cosine, p, f, mean) for p, f in zip(parts, blocks.feature, strict=True)]
+    return np.clip((1 + np.concatenate(tasks.get(cosine))) / 2, 0, 1)
+
+
+def _sums(label: np.ndarray, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The clusters (C,) of a block, rising, and the sums (C, D) of their rows in it."""
     rows = np.flatnonzero(label >= 0)
-    if not len(rows):
-        return np.zeros(len(label), np.float32)
-    ones, shape = np.ones(len(rows), np.float32), (label.max() + 1, len(label))
-    mean = csr_array((ones, (label[rows], rows)), shape=shape) @ feature
+    which, place = np.unique(label[rows], return_inverse=True)
+    shape = (len(which), len(label))
+    member = csr_array((np.ones(len(rows), np.float32), (place, rows)), shape=shape)
+    return which, member @ feature
+
+
+def _means(clusters: int, *sums: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The unit means (C, D) of all clusters."""
+    mean = np.zeros((clusters, sums[0][1].shape[1]), np.float32)
+    for which, total in sums:
+        mean[which] += total
     mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    return mean
+
+
+def _cosine(label: np.ndarray, feature: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The cosine (N,) of every row to the mean of its cluster; -1 for outliers."""
+    rows = np.flatnonzero(label >= 0)
     cosine = np.full(len(label), -1, np.float32)
-    for start in range(0, len(rows), BLOCK_ROWS):
-        part = rows[start : start + BLOCK_ROWS]
+    for part in np.split(rows, range(BLOCK_ROWS, len(rows), BLOCK_ROWS)):
         cosine[part] = np.einsum("nd,nd->n", feature[part], mean[label[part]])
-    return np.clip((1 + cosine) / 2, 0, 1)
+    return cosine

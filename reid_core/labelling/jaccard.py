@@ -12,7 +12,7 @@ A row of V has tens of non-zeros whatever N is, and d = 1 for rows without a com
 lists find the pairs with d <= eps: O(N s^2) time for s non-zeros a row, memory linear in N.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class Graph:
     distance: np.ndarray  # (E,) float32, in [0, eps]; 0 for images that cannot be told apart
 
 
-class _Rows(NamedTuple):
+class Rows(NamedTuple):
     """Sparse rows: those of row i lie at ``begin[i]:begin[i + 1]``."""
 
     begin: np.ndarray  # (N + 1,) int64
@@ -59,36 +59,84 @@ def jaccard_graph(
     Raises:
         ValueError: ``k2`` or ``eps`` is out of range.
     """
-    count, k1 = neighbours.row.shape
+    whole = range(len(feature))
+    check_pairs(neighbours.row.shape[1], k2, eps)
+    weight = weights(neighbours, whole, [(0, feature)])
+    weight = expanded(neighbours.row, weight, whole, k2)
+    return pairs_within(weight, inverted(weight), whole, eps)
+
+
+def check_pairs(k1: int, k2: int, eps: float) -> None:
+    """Refuse a ``k2`` or ``eps`` out of range, where lists have ``k1`` columns.
+
+    Raises:
+        ValueError: says which and what is usual.
+    """
     if not 1 <= k2 <= k1:
         raise ValueError(
             f"k2 must lie in 1..{k1} (k1, at most the number of images), got {k2}; 6 is usual"
         )
     if not 0 < np.float32(eps) < 1:
         raise ValueError(f"eps must lie in (0, 1), got {eps}; 0.4 to 0.7 is usual")
-    half = min(k1, round(k1 / 2) + 1)  # columns of the half list; round is half to even
-    weight = _rows(_weights, count, feature, neighbours, half)
-    if k2 > 1:
-        weight = _rows(_expand, count, neighbours.row, weight, k2)
-    pairs = _rows(_pairs, count, weight, _inverted(weight), np.float32(eps))
-    row = np.repeat(np.arange(count, dtype=np.int32), np.diff(pairs.begin))
-    return Graph(count=count, eps=eps, row=row, col=pairs.col, distance=pairs.value)
 
 
-def _rows(
-    kernel: Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]], count: int, *args: object
-) -> _Rows:
-    """Run a kernel that returns (length of each row, columns, values) of its range of rows."""
-    parts = over_rows(kernel, count, *args, pieces=PIECES)
-    length, col, value = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return _Rows(np.concatenate([[0], np.cumsum(length)]), col, value)
+def weights(neighbours: Neighbours, rows: range, blocks: Iterable[tuple[int, np.ndarray]]) -> Rows:
+    """The given rows of V before query expansion.
+
+    Args:
+        neighbours: of all images.
+        rows: consecutive images that lie in one block.
+        blocks: the first row and the features (M, D) of every block of the images; the one with
+            ``rows`` comes first. One is read at a time.
+    """
+    half = min(neighbours.row.shape[1], round(neighbours.row.shape[1] / 2) + 1)  # half to even
+    out = _rows(_members, rows, neighbours, half)
+    own = None
+    for first, block in blocks:
+        if own is None:
+            own = block[rows.start - first : rows.stop - first]
+        over_rows(_fill_products, len(rows), out, own, first, block, pieces=PIECES)
+    over_rows(_softmax, len(rows), out, pieces=PIECES)
+    return out
 
 
-def _inverted(rows: _Rows) -> _Rows:
+def expanded(index: np.ndarray, weight: Rows, rows: range, k2: int) -> Rows:
+    """The given rows of V after query expansion, from the lists (N, k1) and all rows before it."""
+    if k2 == 1:
+        piece = slice(weight.begin[rows.start], weight.begin[rows.stop])
+        begin = weight.begin[rows.start : rows.stop + 1] - weight.begin[rows.start]
+        return Rows(begin, weight.col[piece], weight.value[piece])
+    return _rows(_expand, rows, index, weight, k2)
+
+
+def pairs_within(weight: Rows, columns: Rows, rows: range, eps: float) -> Graph:
+    """The part of the graph whose smaller image lies in ``rows``; ``columns`` is V inverted."""
+    pairs = _rows(_pairs, rows, weight, columns, np.float32(eps))
+    row = np.repeat(np.arange(rows.start, rows.stop, dtype=np.int32), np.diff(pairs.begin))
+    return Graph(len(weight.begin) - 1, eps, row, pairs.col, pairs.value)
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Consecutive blocks of rows as one."""
+    length, col, value = zip(*((np.diff(p.begin), p.col, p.value) for p in parts), strict=True)
+    begin = np.concatenate([[0], np.cumsum(np.concatenate(length))])
+    return Rows(begin, np.concatenate(col), np.concatenate(value))
+
+
+def inverted(rows: Rows) -> Rows:
     """The columns of a square matrix, each in row order."""
     count = len(rows.begin) - 1
     columns = csr_array((rows.value, rows.col, rows.begin), shape=(count, count)).tocsc()
-    return _Rows(columns.indptr.astype(np.int64), columns.indices.astype(np.int32), columns.data)
+    return Rows(columns.indptr.astype(np.int64), columns.indices.astype(np.int32), columns.data)
+
+
+def _rows(
+    kernel: Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]], rows: range, *args: object
+) -> Rows:
+    """Run a kernel that returns (length of each row, columns, values) of its range of rows."""
+    parts = over_rows(kernel, len(rows), rows.start, *args, pieces=PIECES)
+    length, col, value = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Rows(np.concatenate([[0], np.cumsum(length)]), col, value)
 
 
 @njit(nogil=True, cache=True)
@@ -139,10 +187,10 @@ def _expanded(
 
 
 @njit(nogil=True, cache=True)
-def _weights(
-    start: int, stop: int, feature: np.ndarray, neighbours: Neighbours, half: int
+def _members(
+    start: int, stop: int, first: int, neighbours: Neighbours, half: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows ``start..stop`` of V before query expansion."""
+    """R* of the rows ``first + start..first + stop``; similarities where the list has them or NaN."""
     count, k1 = neighbours.row.shape
     seen = np.full((2, count), -1, np.int32)
     similarity = np.empty(count, np.float32)  # valid where known[j] == i
@@ -151,35 +199,54 @@ def _weights(
     near = np.empty(half, np.int32)
     length = np.empty(stop - start, np.int64)
     col, value, used = np.empty(1024, np.int32), np.empty(1024, np.float32), 0
-    for i in range(start, stop):
+    for i in range(first + start, first + stop):
         for place in range(k1):
             known[neighbours.row[i, place]] = i
             similarity[neighbours.row[i, place]] = neighbours.similarity[i, place]
         total = _expanded(i, neighbours.row, half, seen, member, near)
         col, value = _with_room(col, used + total), _with_room(value, used + total)
-        norm = 0.0
         for place, j in enumerate(member[:total]):
-            s = similarity[j] if known[j] == i else exact_product(feature[i], feature[j])
             col[used + place] = j
-            value[used + place] = np.exp(2.0 * s - 2.0)
-            norm += value[used + place]
-        for place in range(used, used + total):
-            value[place] /= norm
-        length[i - start] = total
+            value[used + place] = similarity[j] if known[j] == i else np.nan
+        length[i - first - start] = total
         used += total
     return length, col[:used], value[:used]
 
 
 @njit(nogil=True, cache=True)
+def _fill_products(
+    start: int, stop: int, rows: Rows, own: np.ndarray, first: int, block: np.ndarray
+) -> None:
+    """Put in the products of rows ``own`` with images of a block that starts at image ``first``."""
+    for i in range(start, stop):
+        for place in range(rows.begin[i], rows.begin[i + 1]):
+            j = rows.col[place] - first
+            if np.isnan(rows.value[place]) and 0 <= j < len(block):
+                rows.value[place] = exact_product(own[i], block[j])
+
+
+@njit(nogil=True, cache=True)
+def _softmax(start: int, stop: int, rows: Rows) -> None:
+    """Turn the similarities of rows ``start..stop`` into weights."""
+    for i in range(start, stop):
+        norm = 0.0
+        for place in range(rows.begin[i], rows.begin[i + 1]):
+            rows.value[place] = np.exp(2.0 * rows.value[place] - 2.0)
+            norm += rows.value[place]
+        for place in range(rows.begin[i], rows.begin[i + 1]):
+            rows.value[place] /= norm
+
+
+@njit(nogil=True, cache=True)
 def _expand(
-    start: int, stop: int, index: np.ndarray, weight: _Rows, k2: int
+    start: int, stop: int, first: int, index: np.ndarray, weight: Rows, k2: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows ``start..stop`` of V after query expansion."""
+    """Rows ``first + start..first + stop`` of V after query expansion."""
     mean = np.zeros(len(index), np.float32)
     touched = np.empty(len(index), np.int32)
     length = np.empty(stop - start, np.int64)
     col, value, used = np.empty(1024, np.int32), np.empty(1024, np.float32), 0
-    for i in range(start, stop):
+    for i in range(first + start, first + stop):
         total = 0
         for r in index[i, :k2]:
             for place in range(weight.begin[r], weight.begin[r + 1]):
@@ -193,22 +260,22 @@ def _expand(
             col[used + place] = j
             value[used + place] = mean[j] / np.float32(k2)
             mean[j] = 0
-        length[i - start] = total
+        length[i - first - start] = total
         used += total
     return length, col[:used], value[:used]
 
 
 @njit(nogil=True, cache=True)
 def _pairs(
-    start: int, stop: int, weight: _Rows, inverted: _Rows, eps: np.float32
+    start: int, stop: int, first: int, weight: Rows, inverted: Rows, eps: np.float32
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For rows i in ``start..stop`` the columns j > i with d(i, j) <= eps."""
+    """For rows i in ``first + start..first + stop`` the columns j > i with d(i, j) <= eps."""
     count = len(weight.begin) - 1
     shared = np.zeros(count, np.float32)  # t
     touched = np.empty(count, np.int32)
     length = np.empty(stop - start, np.int64)
     col, value, used = np.empty(1024, np.int32), np.empty(1024, np.float32), 0
-    for i in range(start, stop):
+    for i in range(first + start, first + stop):
         total = 0
         for place in range(weight.begin[i], weight.begin[i + 1]):
             m, own = weight.col[place], weight.value[place]
@@ -221,7 +288,7 @@ def _pairs(
                     total += 1
                 shared[j] += min(own, inverted.value[other])
         col, value = _with_room(col, used + total), _with_room(value, used + total)
-        first = used
+        before = used
         for j in touched[:total]:
             distance = np.float32(1) - shared[j] / (np.float32(2) - shared[j])
             shared[j] = 0
@@ -229,5 +296,5 @@ def _pairs(
                 col[used] = j
                 value[used] = max(distance, np.float32(0))
                 used += 1
-        length[i - start] = used - first
+        length[i - first - start] = used - before
     return length, col[:used], value[:used]

@@ -62,24 +62,67 @@ def nearest(
     multiplies in bfloat16 (4 D N on a GPU), and one block of products.
     """
     check_unit_rows(feature)
-    count = len(feature)
-    if not 1 <= k <= count:
-        raise ValueError(f"k must lie in 1..{count} (the number of images), got {k}")
+    if not 1 <= k <= len(feature):
+        raise ValueError(f"k must lie in 1..{len(feature)} (the number of images), got {k}")
+    return nearest_between(feature, feature, k, backend=backend, device=device)[0]
+
+
+def nearest_between(
+    one: np.ndarray,
+    two: np.ndarray,
+    k: int,
+    *,
+    backend: str = "auto",
+    device: str | torch.device | None = None,
+) -> tuple[Neighbours, Neighbours]:
+    """The k nearest rows in ``two`` of every row of ``one``, and the other way round.
+
+    Args:
+        one: (N, D) float32 unit rows.
+        two: (M, D) float32 unit rows; the same array for a set with itself.
+        k: at least 1; where there are fewer rows, they are all given.
+        backend: as in ``nearest``; the rest as well.
+        device: as in ``nearest``.
+    """
     name = "torch" if backend == "auto" else backend
     if name not in BACKENDS:
         raise UsageError(f"no k-NN backend {name!r}; there are auto, {', '.join(BACKENDS)}")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    found = BACKENDS[name](feature, min(2 * k + 4, count), where)
-    out = Neighbours(np.empty((count, k), np.int32), np.empty((count, k), np.float32))
-    proven = np.concatenate(over_rows(_rank_candidates, count, feature, found, out))
-    again = np.flatnonzero(~proven)
-    logger.info("k-NN of %d rows by %s on %s, %d searched again", count, name, where, len(again))
-    _search(feature, again, out)
+    found = BACKENDS[name](one, two, 2 * k + 4, where)
+    first, again = _ranked(one, two, found[0], k)
+    second = first
+    if one is not two:
+        second, more = _ranked(two, one, found[1], k)
+        again += more
+    logger.info(
+        "k-NN of %d and %d rows by %s on %s, %d searched again",
+        len(one),
+        len(two),
+        name,
+        where,
+        again,
+    )
+    return first, second
+
+
+def merge_neighbours(parts: list[tuple[int, Neighbours]], k: int) -> Neighbours:
+    """The k nearest of all parts, each the nearest of the same rows in a block of the images.
+
+    Args:
+        parts: the first row of the block, and the neighbours (N, any width) counted from it.
+        k: neighbours to keep; all where there are fewer.
+    """
+    count = len(parts[0][1].row)
+    k = min(k, sum(part.row.shape[1] for _, part in parts))
+    out = Neighbours(np.empty((count, k), np.int32), np.full((count, k), -np.inf, np.float32))
+    fill = np.zeros(count, np.int32)
+    for first, part in parts:
+        over_rows(_merge, count, first, part, fill, out)
     return out
 
 
-def check_unit_rows(feature: np.ndarray) -> None:
-    """Refuse anything but (N, D) float32 rows of length 1, to 1e-3.
+def check_unit_rows(feature: np.ndarray, first: int = 0) -> None:
+    """Refuse anything but (N, D) float32 rows of length 1, to 1e-3; they count from ``first``.
 
     Raises:
         ValueError: names the first row that is wrong.
@@ -90,24 +133,43 @@ def check_unit_rows(feature: np.ndarray) -> None:
     wrong = np.flatnonzero(~(np.abs(length - 1) < 1e-3))
     if len(wrong):
         raise ValueError(
-            f"feature row {wrong[0]} has length {length[wrong[0]]:.4g} ({len(wrong)} such); rows "
+            f"feature row {first + wrong[0]} has length {length[wrong[0]]:.4g} ({len(wrong)} such); rows "
             "must be finite and of unit length: divide by the norm, look for NaN in the weights"
         )
 
 
-def _search(feature: np.ndarray, rows: np.ndarray, out: Neighbours) -> None:
-    """Fill ``rows`` of ``out`` from products with all rows."""
-    slack = float32_error(feature.shape[1])
-    step = max(1, BLOCK_VALUES // len(feature))
+def _ranked(
+    query: np.ndarray, images: np.ndarray, found: Candidates, k: int
+) -> tuple[Neighbours, int]:
+    """The exact neighbours of screened rows; and how many rows had to be searched again."""
+    shape = len(query), min(k, len(images))
+    out = Neighbours(np.empty(shape, np.int32), np.empty(shape, np.float32))
+    proven = np.concatenate(over_rows(_rank_candidates, len(query), query, images, found, out))
+    again = np.flatnonzero(~proven)
+    _search(query, images, again, out)
+    return out, len(again)
+
+
+def _search(query: np.ndarray, images: np.ndarray, rows: np.ndarray, out: Neighbours) -> None:
+    """Fill ``rows`` of ``out`` from products with all images."""
+    slack = float32_error(query.shape[1])
+    step = max(1, BLOCK_VALUES // len(images))
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        product = feature[part] @ feature.T
-        over_rows(_rank_all, len(part), feature, part, product, slack, out)
+        found = Neighbours(out.row[part], out.similarity[part])
+        some = query[part]
+        over_rows(_rank_all, len(part), some, images, some @ images.T, slack, found)
+        out.row[part], out.similarity[part] = found
 
 
 @njit(nogil=True, cache=True)
 def _rank_candidates(
-    start: int, stop: int, feature: np.ndarray, found: Candidates, out: Neighbours
+    start: int,
+    stop: int,
+    query: np.ndarray,
+    images: np.ndarray,
+    found: Candidates,
+    out: Neighbours,
 ) -> np.ndarray:
     """Order the candidates of rows ``start..stop`` by exact product; which of them are proven."""
     k = out.row.shape[1]
@@ -124,7 +186,7 @@ def _rank_candidates(
                     count < k or _reach(value, row, found) >= out.similarity[row, k - 1]
                 ):
                     other = found.row[row, place]
-                    s = exact_product(feature[row], feature[other])
+                    s = exact_product(query[row], images[other])
                     count = insert(other, s, count, out.row[row], out.similarity[row])
         cut = found.cut[row]
         all_seen = cut == -np.inf
@@ -136,21 +198,33 @@ def _rank_candidates(
 def _rank_all(
     start: int,
     stop: int,
-    feature: np.ndarray,
-    rows: np.ndarray,
+    query: np.ndarray,
+    images: np.ndarray,
     product: np.ndarray,
     slack: float,
     out: Neighbours,
 ) -> None:
-    """Order all images for ``rows[start:stop]``, given products (rows, N) that are off by slack."""
-    images, k = len(feature), out.row.shape[1]
-    for r in range(start, stop):
-        row, count = rows[r], 0
-        least = kth_largest(product[r], k) - 2 * slack
-        for other in range(images):
-            if product[r, other] >= least:
-                s = exact_product(feature[row], feature[other])
+    """Order all images for rows ``start..stop``, given products (rows, M) that are off by slack."""
+    k = out.row.shape[1]
+    for row in range(start, stop):
+        count = 0
+        least = kth_largest(product[row], k) - 2 * slack
+        for other in range(len(images)):
+            if product[row, other] >= least:
+                s = exact_product(query[row], images[other])
                 count = insert(other, s, count, out.row[row], out.similarity[row])
+
+
+@njit(nogil=True, cache=True)
+def _merge(
+    start: int, stop: int, first: int, part: Neighbours, fill: np.ndarray, out: Neighbours
+) -> None:
+    """Put the neighbours of rows ``start..stop`` in one block among those found before."""
+    for row in range(start, stop):
+        for place in range(part.row.shape[1]):
+            other = first + part.row[row, place]
+            s = part.similarity[row, place]
+            fill[row] = insert(other, s, fill[row], out.row[row], out.similarity[row])
 
 
 @njit(nogil=True, cache=True)

@@ -1,11 +1,14 @@
 """Candidates for the nearest neighbours of every row, by block products whose error is known.
 
-N images, D feature size, C candidates a row. On a CPU only the tiles on and above the diagonal are
-multiplied, in bfloat16 if the CPU has units for it; a GPU multiplies rows by all rows in float32.
+N and M images, D feature size, C candidates a row. Every screen takes two sets of rows, or one set
+twice (the same array). On a CPU one product serves both sets, so of a set with itself only the tiles
+on and above the diagonal are multiplied; in bfloat16 if the CPU has units for it. A GPU multiplies
+rows by all rows in float32, once for each set.
 """
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -37,15 +40,29 @@ class Candidates(NamedTuple):
     relative: float
 
 
-def screen_torch(feature: np.ndarray, keep: int, device: torch.device) -> Candidates:
-    """At least ``keep`` candidates of every row (fewer when many values are equal), by torch."""
+Both = tuple[Candidates, Candidates]
+
+
+def screen_torch(one: np.ndarray, two: np.ndarray, keep: int, device: torch.device) -> Both:
+    """``keep`` candidates or more of every row (fewer when many values are equal), by torch.
+
+    Args:
+        one: (N, D) float32.
+        two: (M, D) float32, or the same array.
+        keep: candidates a row; all where there are fewer.
+        device: where to multiply.
+
+    Returns:
+        Candidates of ``one`` in ``two``, and those of ``two`` in ``one``: the same for one array.
+    """
     if device.type == "cpu":
-        return _by_tiles(feature, keep)
-    return _by_rows(feature, keep, device)
+        return _by_tiles(one, two, keep)
+    found = _by_rows(one, two, keep, device)
+    return found, found if one is two else _by_rows(two, one, keep, device)
 
 
-def screen_faiss(feature: np.ndarray, keep: int, device: torch.device) -> Candidates:
-    """The ``keep`` candidates of brute force; on the GPU if ``device`` is one and faiss knows it.
+def screen_faiss(one: np.ndarray, two: np.ndarray, keep: int, device: torch.device) -> Both:
+    """``keep`` candidates by brute force; on the GPU if ``device`` is one and faiss knows it.
 
     Raises:
         UsageError: faiss is not installed.
@@ -57,16 +74,20 @@ def screen_faiss(feature: np.ndarray, keep: int, device: torch.device) -> Candid
             "k-NN backend 'faiss' is not installed: pip install 'reid[cpu]' or 'reid[gpu]', "
             "or choose the backend 'torch'"
         ) from error
-    metric = faiss.METRIC_INNER_PRODUCT
+    search = faiss.knn
     if device.type == "cuda" and faiss.get_num_gpus():
-        resources = faiss.StandardGpuResources()
-        value, row = faiss.knn_gpu(resources, feature, feature, keep, metric=metric)
-    else:
-        value, row = faiss.knn(feature, feature, keep, metric=metric)
-    return _in_order(value, row.astype(np.int32), feature.shape[1])
+        search = partial(faiss.knn_gpu, faiss.StandardGpuResources())
+
+    def found(query: np.ndarray, images: np.ndarray) -> Candidates:
+        few = min(keep, len(images))
+        value, row = search(query, images, few, metric=faiss.METRIC_INNER_PRODUCT)
+        return _in_order(value, row.astype(np.int32), images)
+
+    first = found(one, two)
+    return first, first if one is two else found(two, one)
 
 
-BACKENDS: dict[str, Callable[[np.ndarray, int, torch.device], Candidates]] = {
+BACKENDS: dict[str, Callable[[np.ndarray, np.ndarray, int, torch.device], Both]] = {
     "torch": screen_torch,
     "faiss": screen_faiss,
 }
@@ -87,33 +108,53 @@ def float32_error(dim: int) -> float:
     return error
 
 
-def _by_rows(feature: np.ndarray, keep: int, device: torch.device) -> Candidates:
-    x_ND = as_tensor(feature).to(device)
-    blocks = x_ND.split(max(1, BLOCK_VALUES // len(x_ND)))
-    best = [torch.topk(block @ x_ND.T, keep) for block in blocks]
+def _by_rows(query: np.ndarray, images: np.ndarray, keep: int, device: torch.device) -> Candidates:
+    few = min(keep, len(images))
+    x_MD = as_tensor(images).to(device)
+    blocks = as_tensor(query).split(max(1, BLOCK_VALUES // len(images)))
+    best = [torch.topk(block.to(device) @ x_MD.T, few) for block in blocks]
     value = torch.cat([part.values for part in best]).cpu().numpy()
     row = torch.cat([part.indices.int() for part in best]).cpu().numpy()
-    return _in_order(value, row, feature.shape[1])
+    return _in_order(value, row, images)
 
 
-def _in_order(value: np.ndarray, row: np.ndarray, dim: int) -> Candidates:
-    """The candidates of float32 values (N, C), largest first."""
+def _in_order(value: np.ndarray, row: np.ndarray, images: np.ndarray) -> Candidates:
+    """The candidates of float32 values (N, C), largest first, among ``images`` (M, D)."""
     count, keep = value.shape
     return Candidates(
         value=value,
         row=row,
         fill=np.full(count, keep, np.int32),
-        cut=value[:, -1].copy() if keep < count else np.full(count, -np.inf, np.float32),
-        slack=np.full(count, float32_error(dim)),
+        cut=value[:, -1].copy() if keep < len(images) else np.full(count, -np.inf, np.float32),
+        slack=np.full(count, float32_error(images.shape[1])),
         relative=0.0,
     )
 
 
-def _by_tiles(feature: np.ndarray, keep: int) -> Candidates:
-    """Each tile on or above the diagonal serves its rows and its columns."""
-    count = len(feature)
-    multiply, slack, relative = _multiplier(feature)
-    found = Candidates(
+def _by_tiles(one: np.ndarray, two: np.ndarray, keep: int) -> Both:
+    """Each tile serves its rows and its columns; of one array those above the diagonal suffice."""
+    multiply, slacks, relative = _multiplier(one, two)
+    first = _nothing_found(len(one), min(keep, len(two)), slacks[0], relative)
+    second = first
+    if one is not two:
+        second = _nothing_found(len(two), min(keep, len(one)), slacks[1], relative)
+    values = np.empty(TILE * TILE, np.float32)
+    tops, lefts = range(0, len(one), TILE), range(0, len(two), TILE)
+    tiles = [(top, left) for top in tops for left in lefts if one is not two or left >= top]
+    if one is two:  # from the diagonal: files sorted by name lie near their kind
+        tiles.sort(key=lambda tile: tile[1] - tile[0])
+    for top, left in tiles:
+        rows, columns = min(TILE, len(one) - top), min(TILE, len(two) - left)
+        tile = values[: rows * columns].reshape(rows, columns)
+        multiply(slice(top, top + rows), slice(left, left + columns), tile)
+        over_rows(_offer_columns, rows, tile, top, left, first)
+        if one is not two or left > top:
+            over_rows(_offer_rows, columns, tile, top, left, second)
+    return first, second
+
+
+def _nothing_found(count: int, keep: int, slack: np.ndarray, relative: float) -> Candidates:
+    return Candidates(
         value=np.empty((count, 2 * keep), np.float32),  # when all places are taken, half stay
         row=np.empty((count, 2 * keep), np.int32),
         fill=np.zeros(count, np.int32),
@@ -121,46 +162,45 @@ def _by_tiles(feature: np.ndarray, keep: int) -> Candidates:
         slack=slack,
         relative=relative,
     )
-    values = np.empty(TILE * TILE, np.float32)
-    starts = range(0, count, TILE)
-    for shift in range(len(starts)):  # from the diagonal: files sorted by name lie near their kind
-        for top, left in zip(starts, starts[shift:], strict=False):
-            rows, columns = min(TILE, count - top), min(TILE, count - left)
-            tile = values[: rows * columns].reshape(rows, columns)
-            multiply(slice(top, top + rows), slice(left, left + columns), tile)
-            over_rows(_offer_columns, rows, tile, top, left, found)
-            if shift:
-                over_rows(_offer_rows, columns, tile, top, left, found)
-    return found
 
 
 def _multiplier(
-    feature: np.ndarray,
-) -> tuple[Callable[[slice, slice, np.ndarray], object], np.ndarray, float]:
-    """The fastest way of this CPU to a tile of products, with their slack (N,) and relative error.
+    one: np.ndarray, two: np.ndarray
+) -> tuple[Callable[[slice, slice, np.ndarray], object], tuple[np.ndarray, np.ndarray], float]:
+    """The fastest way of this CPU to a tile of products; slacks (N,) and (M,), relative error.
 
     With x = r + e and r in bfloat16, |<x_i, x_j> - <r_i, r_j>| <= |e_i| |x_j| + |r_i| |e_j|, and
     the product is itself rounded to bfloat16.
     """
-    count, dim = feature.shape
-    if count <= TILE or not _has_bfloat16():
-        slack = np.full(count, float32_error(dim))
-        return lambda a, b, out: np.matmul(feature[a], feature[b].T, out=out), slack, 0.0
-    rough = torch.empty((count, dim), dtype=torch.bfloat16)
-    lost = torch.empty(count, dtype=torch.float64)
+    error = float32_error(one.shape[1])
+    if max(len(one), len(two)) <= TILE or not _has_bfloat16():
+        slacks = np.full(len(one), error), np.full(len(two), error)
+        return lambda a, b, out: np.matmul(one[a], two[b].T, out=out), slacks, 0.0
+    rough, lost = _rounded(one)
+    other, other_lost = (rough, lost) if one is two else _rounded(two)
+    product = torch.empty(TILE * TILE, dtype=torch.bfloat16)
+
+    def multiply(a: slice, b: slice, out: np.ndarray) -> None:
+        rounded = product[: out.size].view(out.shape)
+        torch.from_numpy(out).copy_(torch.mm(rough[a], other[b].T, out=rounded))
+
+    slacks = (
+        LONGEST * lost + (LONGEST + lost) * other_lost.max() + error,
+        LONGEST * other_lost + (LONGEST + other_lost) * lost.max() + error,
+    )
+    return multiply, slacks, BFLOAT16_ROUNDING
+
+
+def _rounded(feature: np.ndarray) -> tuple[Tensor, np.ndarray]:
+    """The rows (N, D) in bfloat16, and the length (N,) of what that lost of each."""
+    rough = torch.empty(feature.shape, dtype=torch.bfloat16)
+    lost = torch.empty(len(feature), dtype=torch.float64)
     for x, r, e in zip(
         as_tensor(feature).split(TILE), rough.split(TILE), lost.split(TILE), strict=True
     ):
         r.copy_(x)
         e.copy_((x - r).norm(dim=1))
-    product = torch.empty(TILE * TILE, dtype=torch.bfloat16)
-
-    def multiply(a: slice, b: slice, out: np.ndarray) -> None:
-        rounded = product[: out.size].view(out.shape)
-        torch.from_numpy(out).copy_(torch.mm(rough[a], rough[b].T, out=rounded))
-
-    slack = LONGEST * lost + (LONGEST + lost) * lost.max() + float32_error(dim)
-    return multiply, slack.numpy(), BFLOAT16_ROUNDING
+    return rough, lost.numpy()
 
 
 def _has_bfloat16() -> bool:

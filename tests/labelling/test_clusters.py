@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from sklearn.cluster import DBSCAN
 
+from reid_core.labelling.blocks import Blocks
 from reid_core.labelling.clusters import cluster, confidence, without_singles
+from reid_core.labelling.tasks import InProcess
 from reid_core.method import Features, Labels
 from tests.reference.features import normalised, people
 from tests.reference.jaccard import jaccard_distance
@@ -100,9 +102,10 @@ def test_clusters_of_one_become_outliers() -> None:
 def test_confidence_by_hand() -> None:
     """The mean of (1, 0) and (0, 1) lies at 45 degrees from both."""
     feature = np.array([[1, 0], [0, 1], [0.6, 0.8], [-1, 0]], np.float32)
-    sure = confidence(feature, np.array([0, 0, 1, -1]))
+    sure = confidence(Blocks([feature], [0, 4]), np.array([0, 0, 1, -1]), InProcess())
     np.testing.assert_allclose(sure, [(1 + 0.5**0.5) / 2, (1 + 0.5**0.5) / 2, 1, 0], rtol=1e-6)
-    opposite = confidence(np.array([[1, 0], [-1, 0]], np.float32), np.array([0, 0]))
+    both_ways = Blocks([np.array([[1, 0], [-1, 0]], np.float32)], [0, 2])
+    opposite = confidence(both_ways, np.array([0, 0]), InProcess())
     np.testing.assert_array_equal(opposite, [0.5, 0.5])
 
 

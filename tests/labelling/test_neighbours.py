@@ -6,7 +6,7 @@ import torch
 
 from reid_core.errors import UsageError
 from reid_core.labelling import screens
-from reid_core.labelling.neighbours import nearest
+from reid_core.labelling.neighbours import merge_neighbours, nearest, nearest_between
 from tests.reference import jaccard as reference
 from tests.reference.features import normalised, people
 
@@ -33,7 +33,11 @@ def test_tiles_give_the_same(monkeypatch: pytest.MonkeyPatch, bfloat16: bool) ->
 
 def test_row_blocks_of_a_device_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screens, "BLOCK_VALUES", 20_000)
-    monkeypatch.setitem(screens.BACKENDS, "torch", screens._by_rows)
+
+    def both(one: np.ndarray, two: np.ndarray, keep: int, device: torch.device) -> screens.Both:
+        return screens._by_rows(one, two, keep, device), screens._by_rows(two, one, keep, device)
+
+    monkeypatch.setitem(screens.BACKENDS, "torch", both)
     assert_exact(people(300, copies=30), 10, device="cpu")
 
 
@@ -94,3 +98,25 @@ def test_unknown_and_missing_backends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_negative_products() -> None:
     assert_exact(normalised(np.array([[1, 0.1], [-1, 0.2], [-0.9, -0.5], [0.2, -1]])), 4)
+
+
+@pytest.mark.parametrize("backend", screens.BACKENDS)
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_blocks_merge_to_the_whole(
+    monkeypatch: pytest.MonkeyPatch, backend: str, bfloat16: bool
+) -> None:
+    monkeypatch.setattr(screens, "TILE", 64)
+    monkeypatch.setattr(screens, "_has_bfloat16", lambda: bfloat16)
+    feature = people(300, copies=40)
+    starts, k = [0, 120, 293], 10  # the last block has fewer rows than neighbours
+    blocks = np.split(feature, starts[1:])
+    parts: list[list] = [[], [], []]
+    for i in range(3):
+        for j in range(i, 3):
+            first, second = nearest_between(blocks[i], blocks[j], k, backend=backend)
+            parts[i].append((starts[j], first))
+            if i != j:
+                parts[j].append((starts[i], second))
+    merged = [merge_neighbours(part, k) for part in parts]
+    for name, whole in nearest(feature, k)._asdict().items():
+        np.testing.assert_array_equal(np.concatenate([getattr(m, name) for m in merged]), whole)
