@@ -28,6 +28,7 @@ from reid_core.checkpoint import load_state, save_state
 from reid_core.data.decode import ImageStore
 from reid_core.data.loader import BatchLoader, TrainImages
 from reid_core.evaluation.ranking import CameraFilter
+from reid_core.labelling.guard import Guard
 from reid_core.method import SOURCE, TARGET, Domain, Labels, Round, Sizes
 from reid_core.models.embedder import build_embedder, save_embedder
 from reid_core.seeding import derive
@@ -54,6 +55,7 @@ class RunSpec:
     eval_every: int
     log_every: int
     camera_filter: CameraFilter
+    guard: Guard
     threads: int
     loader_workers: int
     wait_s: float
@@ -200,6 +202,7 @@ class Worker:
                     },
                     "out": self._labels_path(number),
                     "previous": self._labels_path(number - 1) if number else None,
+                    "guard": self.spec.guard,
                 },
                 events=self.spec.events,
                 threads=self.spec.threads,

@@ -3,7 +3,6 @@
 A part is one rank's rows: for each name (``target``, ``source``, ``test``) image ids (m,) and features (m, D).
 """
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,10 @@ import pyarrow.compute as pc
 from reid_core import method as contract
 from reid_core.evaluation.metrics import evaluate
 from reid_core.evaluation.ranking import CameraFilter, Images
+from reid_core.labelling.guard import Guard, guarded_labels
 from reid_core.method import Features, Labels
 from reid_core.storage import exists
 from reid_core.tables import LABELS, features_table, read_table, write_table
-
-MANY_OUTLIERS = 0.95  # shares of all images; published runs start with up to 0.88 outliers
-ONE_CLUSTER = 0.5
-logger = logging.getLogger(__name__)
 
 Part = dict[str, tuple[np.ndarray, np.ndarray]]
 
@@ -49,6 +45,7 @@ def label_stage(
     images: dict[str, pa.Table],
     out: str,
     previous: str | None,
+    guard: Guard,
 ) -> dict[str, Any]:
     """Cluster the target rows, write the LABELS table, and return what every rank needs for its round.
 
@@ -59,9 +56,13 @@ def label_stage(
         images: IMAGES sorted by id, of ``target`` and of ``source`` where there is one.
         out: where the LABELS table goes (path or URI).
         previous: the LABELS table of the round before, if any.
+        guard: what the labels may look like, and what happens otherwise.
 
     Returns:
         ``labels`` and, for each name in the parts, its features in ``image_id`` order.
+
+    Raises:
+        ValueError: the method or the guard refuses the labels; says what to change.
     """
     names = [name for name in images if all(name in part for part in parts)]
     feature = {n: merge(parts, n, images[n].column("image_id").to_numpy()) for n in names}
@@ -71,32 +72,34 @@ def label_stage(
     target = Features(
         image_id=images["target"].column("image_id").to_numpy(), feature=feature["target"]
     )
-    labels = contract.load(method).assign_labels(config, target, before)
-    warn_of_bad_labels(labels.metrics)
+    labels = guarded_labels(
+        lambda config: contract.load(method).assign_labels(config, target, before),
+        config,
+        before,
+        guard,
+    )
     write_table(label_table(labels, images["target"]), out)
     return {"labels": labels, "feature": feature}
 
 
-def warn_of_bad_labels(metrics: dict[str, float]) -> None:
-    """Say what to change where hardly anything is clustered, or nearly everything together."""
-    if metrics["clusters"] == 0:
-        logger.warning("no clusters at all: raise --method.eps or lower --method.min-samples")
-    elif metrics["outliers"] > MANY_OUTLIERS:
-        logger.warning(
-            "nearly all images are outliers: raise --method.eps or lower --method.min-samples"
-        )
-    elif metrics["largest"] > ONE_CLUSTER:
-        logger.warning("one cluster holds most images: lower --method.eps")
-
-
 def label_table(labels: Labels, images: pa.Table) -> pa.Table:
-    """LABELS with ``path`` and ``camid`` of the images (sorted by id) beside it, for people."""
+    """LABELS and beside it, for people: ``path``, ``camid``, ``kind`` and ``distance``.
+
+    ``kind`` is core, border or outlier; ``distance`` 1 - cosine to the cluster mean, null for outliers.
+    The first two are those of ``images``, sorted by id, as far as it has them.
+    """
     table = labels.table()
     levels = labels.label.shape[1]
     for name in ("path", "camid"):
-        column = pa.chunked_array([images.column(name).combine_chunks()] * levels)
-        table = table.append_column(images.schema.field(name), column)
-    return table
+        if name in images.column_names:
+            column = pa.chunked_array([images.column(name).combine_chunks()] * levels)
+            table = table.append_column(images.schema.field(name), column)
+    label, is_core, sure = (
+        a.T.reshape(-1) for a in (labels.label, labels.is_core, labels.confidence)
+    )
+    kind = pa.array(np.select([label < 0, is_core], ["outlier", "core"], "border"))
+    distance = pa.array(2 - 2 * sure, mask=label < 0)
+    return table.append_column("kind", [kind]).append_column("distance", [distance])
 
 
 def evaluation_stage(

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +26,7 @@ from pipelines.worker import worker
 from reid_core import method as contract
 from reid_core.errors import UsageError
 from reid_core.evaluation.ranking import CameraFilter
+from reid_core.labelling.guard import Guard
 from reid_core.models.embedder import build_embedder
 from reid_core.settings import group_size
 
@@ -60,6 +61,7 @@ class TrainJob(Generic[ConfigT]):
     """Rounds between evaluations; the first and the last are always made."""
     camera_filter: CameraFilter = "same_camera"
     """Gallery images of the query's identity that do not count: of its camera, of its tracklet, or none."""
+    guard: Guard = field(default_factory=Guard)
     block: int = 128
     """Images of one extraction batch."""
     cache: str = default_cache()
@@ -126,6 +128,10 @@ def check(job: TrainJob[Any]) -> TrainJob[Any]:
     for name in ("eval_every", "block", "log_every", "keep"):
         if getattr(job, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(job, name)}; must be at least 1")
+    if job.guard.policy == "widen-eps" and not hasattr(job.method, "eps"):
+        raise UsageError(
+            "--guard.policy widen-eps: this method has no eps; use stop, warn or reuse-last"
+        )
     return job
 
 
@@ -164,6 +170,7 @@ def _config(name: str, job: TrainJob[Any], inputs: Inputs) -> dict[str, Any]:
     identity = {
         "method_name": name,
         "method": settings(job.method),
+        "round_guard": settings(job.guard),
         "seed": job.seed,
         "block": job.block,
         "camera_filter": job.camera_filter,
@@ -211,6 +218,7 @@ def _spec(
         eval_every=job.eval_every,
         log_every=job.log_every,
         camera_filter=job.camera_filter,
+        guard=job.guard,
         threads=share.threads,
         loader_workers=job.loader_workers,
         wait_s=job.wait_s,

@@ -70,21 +70,10 @@ class Config:
 
 
 def assign_labels(config: Config, features: Features, previous: Labels | None) -> Labels:
-    """DBSCAN on the k-reciprocal Jaccard distance of the extracted features.
-
-    Raises:
-        ValueError: there are fewer than two clusters; says what to change.
-    """
-    labels = cluster(
+    """DBSCAN on the k-reciprocal Jaccard distance of the extracted features."""
+    return cluster(
         features, eps=config.eps, min_samples=config.min_samples, k1=config.k1, k2=config.k2
     )
-    if labels.metrics["clusters"] < 2:
-        way = "lower" if labels.metrics["clusters"] else "raise"
-        raise ValueError(
-            f"{labels.metrics['clusters']:.0f} clusters at eps = {config.eps}, {labels.metrics['outliers']:.0%} "
-            f"outliers: nothing to contrast; {way} --method.eps (0.4 to 0.7 is usual) or change --method.min-samples"
-        )
-    return labels
 
 
 class Objective(nn.Module):
@@ -99,7 +88,11 @@ class Objective(nn.Module):
         self.register_buffer("memory_RD", torch.empty(0, sizes.dim), persistent=False)
 
     def begin_round(self, start: Round) -> None:
-        """Build the memory from this round's features: norm(mean of the members)."""
+        """Build the memory from this round's features: norm(mean of the members).
+
+        Raises:
+            ValueError: there are fewer than two rows.
+        """
         domains = [start.source, start.target] if start.source else [start.target]
         self.memory_RD = torch.cat(
             [
@@ -107,6 +100,11 @@ class Objective(nn.Module):
                 for d in domains
             ]
         )
+        if len(self.memory_RD) < 2:
+            raise ValueError(
+                f"{len(self.memory_RD)} clusters: nothing to contrast; change --method.eps (0.4 to 0.7 is usual) or "
+                "--method.min-samples"
+            )
 
     def forward(self, embedder: nn.Module, batch: Batch, progress: float) -> Step:
         """One cross entropy a domain."""

@@ -1,13 +1,12 @@
-"""What the label stage of the methods refuses, and what it only warns of."""
-
-import logging
+"""What labels the methods give, and what they cannot train on."""
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from pipelines.stages import warn_of_bad_labels
 from reid_core import method as contract
-from reid_core.method import Features
+from reid_core.method import Domain, Features, Round, Sizes
 
 
 def features(groups: int, members: int) -> Features:
@@ -30,13 +29,19 @@ def test_cluster_contrast_labels_groups() -> None:
     assert labels.label[:, 0].tolist() == np.repeat(range(4), 10).tolist()
 
 
-@pytest.mark.parametrize(("min_samples", "word"), [(3, "lower"), (50, "raise")])
-def test_cluster_contrast_needs_two_clusters(min_samples: int, word: str) -> None:
+@pytest.mark.parametrize("clusters", [0, 1])
+def test_cluster_contrast_needs_two_clusters(clusters: int) -> None:
     method = contract.load("cluster_contrast")
-    with pytest.raises(ValueError, match=f"nothing to contrast; {word} --method.eps"):
-        method.assign_labels(
-            config("cluster_contrast", eps=0.5, min_samples=min_samples), features(1, 8), None
-        )
+    objective = method.Objective(config("cluster_contrast"), nn.Identity(), Sizes(8, 0, 16))
+    target = Domain(
+        image_id=torch.arange(8),
+        camid=torch.zeros(8, dtype=torch.int64),
+        label=torch.full((8, 1), clusters - 1),
+        feature=torch.from_numpy(features(1, 8).feature),
+    )
+    start = Round(number=0, rounds=1, step=0, target=target, source=None)
+    with pytest.raises(ValueError, match=f"{clusters} clusters: nothing to contrast"):
+        objective.begin_round(start)  # type: ignore[operator]
 
 
 def test_hybrid_memory_takes_outliers_alone() -> None:
@@ -45,21 +50,3 @@ def test_hybrid_memory_takes_outliers_alone() -> None:
         config("hybrid_memory", eps=0.5, min_samples=50), features(1, 8), None
     )
     assert (labels.label == -1).all()
-
-
-@pytest.mark.parametrize(
-    ("metrics", "word"),
-    [
-        ({"clusters": 0.0, "outliers": 1.0, "largest": 0.0}, "no clusters"),
-        ({"clusters": 3.0, "outliers": 0.99, "largest": 0.0}, "nearly all"),
-        ({"clusters": 3.0, "outliers": 0.1, "largest": 0.8}, "one cluster"),
-        ({"clusters": 30.0, "outliers": 0.1, "largest": 0.1}, ""),
-    ],
-)
-def test_bad_labels_are_told(
-    caplog: pytest.LogCaptureFixture, metrics: dict[str, float], word: str
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        warn_of_bad_labels(metrics)
-    assert word in caplog.text
-    assert bool(caplog.records) == bool(word)

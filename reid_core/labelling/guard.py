@@ -1,0 +1,140 @@
+"""What is wrong with the labels of a round, and what to do then. Shares are of all images."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from reid_core.errors import UsageError
+from reid_core.method import Labels
+
+EPS_STEP = 0.05
+EPS_LEAST, EPS_MOST = 0.2, 0.8  # how far eps is moved
+WIDER = "raise --method.eps or lower --method.min-samples"
+NARROWER = "lower --method.eps or raise --method.min-samples"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """What a round's labels may look like, and what to do otherwise; no published run meets the default limits."""
+
+    policy: Literal["stop", "warn", "reuse-last", "widen-eps"] = "warn"
+    """Stop, warn (stops without clusters), take the last round's labels, or cluster again with eps up or down 0.05."""
+    largest: float = 0.5
+    """Share of all images that one cluster may hold, in (0, 1]."""
+    outliers: float = 0.95
+    """Share of all images that may be outliers, in (0, 1]; published runs start with up to 0.88."""
+    jump: float = 20.0
+    """Factor by which the number of clusters may change from one round to the next, above 1."""
+
+    def __post_init__(self) -> None:
+        for name in ("largest", "outliers"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UsageError(
+                    f"guard.{name} = {getattr(self, name)}; must be a share in (0, 1], 1 allows all"
+                )
+        if not self.jump > 1:
+            raise UsageError(f"guard.jump = {self.jump}; must be a factor above 1, 20 is lenient")
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with labels."""
+
+    reason: str  # a sentence: what is wrong, what to change
+    eps_step: float  # what may mend it: EPS_STEP or -EPS_STEP
+
+
+def find_fault(labels: Labels, previous: Labels | None, guard: Guard) -> Fault | None:
+    """The first thing that is wrong with ``labels``, if any; O(1), it only reads their ``metrics``.
+
+    Args:
+        labels: of this round.
+        previous: of the round before, if any.
+        guard: the limits.
+    """
+    now = labels.metrics
+    before = previous.metrics if previous else now
+    if now["clusters"] == 0:
+        return Fault(f"no clusters, all images are outliers; {WIDER}", EPS_STEP)
+    if now["largest"] > guard.largest:
+        reason = f"one cluster holds {now['largest']:.1%} of the images; {NARROWER}"
+        return Fault(reason, -EPS_STEP)
+    if now["outliers"] > guard.outliers:
+        return Fault(f"{now['outliers']:.1%} of the images are outliers; {WIDER}", EPS_STEP)
+    factor = now["clusters"] / max(before["clusters"], 1)
+    if max(factor, 1 / factor) > guard.jump:
+        wider = now["outliers"] > before["outliers"]
+        reason = (
+            f"{now['clusters']:.0f} clusters after {before['clusters']:.0f} in the round before, "
+            f"outliers {now['outliers']:.1%} after {before['outliers']:.1%}; "
+            f"{WIDER if wider else NARROWER}"
+        )
+        return Fault(reason, EPS_STEP if wider else -EPS_STEP)
+    return None
+
+
+def guarded_labels(
+    assign: Callable[[Any], Labels], config: Any, previous: Labels | None, guard: Guard
+) -> Labels:
+    """The labels to train a round on.
+
+    Args:
+        assign: from a Config to labels; called again for each other ``eps``.
+        config: of the method; it has ``eps`` where the policy is ``widen-eps``.
+        previous: the labels of the round before, if any.
+        guard: the limits and the policy.
+
+    Returns:
+        Labels with the metrics ``guard`` (1 where something was wrong, else 0) and ``eps``.
+
+    Raises:
+        ValueError: something is wrong and the policy stops, or has nothing left to try.
+    """
+    labels = assign(config)
+    fault = find_fault(labels, previous, guard)
+    if fault is None:
+        return _noted(labels, config, 0.0)
+    if guard.policy == "reuse-last":
+        return _reused(labels, previous, fault)
+    if guard.policy == "widen-eps":
+        return _with_other_eps(assign, config, previous, guard, fault)
+    if guard.policy == "stop" or labels.metrics["clusters"] == 0:
+        raise ValueError(fault.reason)
+    logger.warning("%s", fault.reason)
+    return _noted(labels, config, 1.0)
+
+
+def _reused(refused: Labels, previous: Labels | None, fault: Fault) -> Labels:
+    """The previous labels; the label-free score stays the refused ones', which judges the present weights."""
+    if previous is None:
+        raise ValueError(f"{fault.reason} (the first round has no earlier labels to reuse)")
+    logger.warning("%s; the labels of the round before are used again", fault.reason)
+    used = {name: value for name, value in previous.metrics.items() if name != "label_free"}
+    return replace(previous, metrics=refused.metrics | used | {"guard": 1.0})
+
+
+def _with_other_eps(
+    assign: Callable[[Any], Labels],
+    config: Any,
+    previous: Labels | None,
+    guard: Guard,
+    fault: Fault,
+) -> Labels:
+    step = fault.eps_step
+    while EPS_LEAST <= (eps := round(config.eps + step, 6)) <= EPS_MOST:
+        logger.warning("%s; clustering again with eps = %g", fault.reason, eps)
+        config = replace(config, eps=eps)
+        labels = assign(config)
+        found = find_fault(labels, previous, guard)
+        if found is None:
+            return _noted(labels, config, 1.0)
+        fault = found
+        if fault.eps_step != step:  # one step too small, the next too large
+            break
+    raise ValueError(f"{fault.reason} (eps = {config.eps:g} was the last that widen-eps tried)")
+
+
+def _noted(labels: Labels, config: Any, acted: float) -> Labels:
+    eps = {"eps": config.eps} if hasattr(config, "eps") else {}
+    return replace(labels, metrics=labels.metrics | eps | {"guard": acted})
