@@ -13,6 +13,8 @@ VERBS = {
     "synth": "draw a synthetic data set",
     "extract": "features of images, as a table",
     "cluster": "pseudo labels of a feature table",
+    "plan": "time, memory and disk of every stage, before anything starts",
+    "labels": "what became of the clusters between two label tables: reid labels diff A B",
     "train": "learn an embedding without labels: reid train METHOD",
     "evaluate": "mAP and CMC of a run, a checkpoint or feature tables",
 }
@@ -25,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())  # noqa: T201
         return 0 if words else 2
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("faiss").setLevel(logging.WARNING)
     try:
         if words[0] not in VERBS:
             raise UsageError(f"no verb {words[0]!r}\n{usage()}")

@@ -1,22 +1,31 @@
-"""``reid cluster``: a FEATURES table to a LABELS table, as a Ray task."""
+"""``reid cluster``: a FEATURES table to a LABELS table, as Ray tasks."""
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
-import ray
-import torch
+import numpy as np
+import pyarrow as pa
 import tyro
 
-from pipelines.runtime import STAGE_CPUS, STAGE_GPUS, ray_session
+from pipelines.runtime import ray_session
 from pipelines.stages import label_table
+from pipelines.tasks import RayTasks
 from reid_core.errors import UsageError
-from reid_core.labelling.clusters import cluster
-from reid_core.method import Features, Labels
+from reid_core.labelling.blocks import Blocks
+from reid_core.labelling.clusters import KNN, Backend, Engine, density_labels, eps_graph, labels_of
+from reid_core.labelling.direct import feature_dbscan, kmeans
+from reid_core.labelling.jaccard import Graph
+from reid_core.labelling.scan import STEP, recommend, scan_eps
+from reid_core.method import Labels
 from reid_core.settings import check_clustering
 from reid_core.storage import exists
-from reid_core.tables import feature_matrix, read_features, write_table
+from reid_core.tables import feature_images, feature_rows, write_table
+from reid_core.visualisation.eps import plot_scan
+
+BLOCK_IMAGES = 131_072  # of one block, unless --shards is given
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +39,27 @@ class ClusterJob:
     out: str = "labels.parquet"
     """LABELS table to write: a path or a URI."""
     eps: float = 0.6
-    """DBSCAN radius on the Jaccard distance, in (0, 1)."""
+    """DBSCAN radius on the distance; below 1 for Jaccard."""
     min_samples: int = 4
     """Neighbours within eps, itself included, that make an image a core point."""
     k1: int = 30
     """Neighbours of the k-reciprocal sets."""
     k2: int = 6
     """Neighbours averaged in the local query expansion."""
+    metric: Literal["jaccard", "euclidean", "cosine"] = "jaccard"
+    """Distance of DBSCAN: k-reciprocal Jaccard, or between the features themselves."""
+    kmeans: int = 0
+    """Cluster into this many by spherical k-means instead of DBSCAN; 0 does not."""
+    seed: int = 0
+    """Of the first centres of k-means."""
+    scan_eps: str = ""
+    """FIRST:LAST:STEP, such as 0.3:0.8:0.05: compare radii on one graph, plot them beside --out, use the best."""
+    knn: KNN = "auto"
+    """Neighbour search; auto is torch. All find the same neighbours."""
+    backend: Backend = "auto"
+    """DBSCAN and Jaccard graph: exact on CPUs, or cuML on a GPU; auto takes cuML where both are there."""
+    shards: int = 0
+    """Blocks of images, each pair of which is one Ray task; 0: one for every 131,072 images."""
 
 
 def run(job: ClusterJob) -> Labels:
@@ -46,31 +69,118 @@ def run(job: ClusterJob) -> Labels:
         UsageError: a setting is out of range or no table is named.
         ValueError: the table is not a FEATURES table or has bad rows.
     """
-    check_clustering(job.eps, job.min_samples, job.k1, job.k2)
+    radii = check(job)
+    images = feature_images(job.features)
+    image_id = images.column("image_id").to_numpy()
+    if not len(image_id):
+        raise ValueError(f"{job.features}: no image to cluster; the FEATURES table is empty")
+    direct = job.metric != "jaccard" or job.kmeans > 0
+    shards = 1 if direct else job.shards or -(-len(image_id) // BLOCK_IMAGES)
+    with ray_session():
+        tasks = RayTasks.of_cluster(shards)
+        engine = Engine(knn=job.knn, backend=job.backend, tasks=tasks)
+        edges = np.linspace(0, len(image_id), min(shards, len(image_id)) + 1).astype(int).tolist()
+        ends = [(image_id[a], image_id[b - 1]) for a, b in pairwise(edges)]
+        rows = [tasks.submit(feature_rows, job.features, *pair) for pair in ends]
+        tasks.wait(rows, "read features")
+        blocks = Blocks(rows, edges)
+        if direct:
+            labels = direct_labels(job, image_id, blocks, engine)
+        else:
+            labels = graph_labels(job, radii, images, blocks, engine)
+    write_table(label_table(labels, images), job.out)
+    shown = {name: round(value, 4) for name, value in labels.metrics.items()}
+    logger.info("%s: %d images, %s", job.out, len(image_id), shown)
+    return labels
+
+
+def check(job: ClusterJob) -> list[float]:
+    """Refuse settings that cannot work; the radii of ``--scan-eps``, or none."""
     if not job.features or not exists(job.features):
         raise UsageError(
             f"--features {job.features or 'is missing'}: no such file; give a FEATURES table of `reid extract`"
         )
-    with ray_session():
-        gpus = STAGE_GPUS if ray.cluster_resources().get("GPU", 0) else 0.0
-        task = ray.remote(num_cpus=STAGE_CPUS, num_gpus=gpus)(cluster_table)
-        try:
-            labels = ray.get(task.remote(job))
-        except (ValueError, OSError) as error:  # RayTaskError takes the class of its cause
-            raise ValueError(str(getattr(error, "cause", error))) from error
-    shown = {name: round(value, 4) for name, value in labels.metrics.items()}
-    logger.info("%s: %d images, %s", job.out, len(labels.image_id), shown)
+    if job.metric == "jaccard" or job.kmeans:
+        check_clustering(job.eps, job.min_samples, job.k1, job.k2)
+    elif not 0 < job.eps <= 2 or job.min_samples < 1:
+        raise UsageError(
+            f"--eps {job.eps:g} --min-samples {job.min_samples}: with --metric {job.metric} eps must lie in "
+            "(0, 2] and min-samples be at least 1"
+        )
+    if job.kmeans < 0 or job.shards < 0:
+        raise UsageError("--kmeans and --shards count from 0, which leaves them out")
+    if not job.scan_eps:
+        return []
+    if job.metric != "jaccard" or job.kmeans:
+        raise UsageError(
+            "--scan-eps compares radii of the Jaccard graph; leave --metric and --kmeans out"
+        )
+    return parse_radii(job.scan_eps)
+
+
+def parse_radii(text: str) -> list[float]:
+    """``0.3:0.8:0.05`` as the radii from the first to the last, which is one of them if a step falls on it.
+
+    Raises:
+        UsageError: it is not of this form, or leaves (0, 1).
+    """
+    try:
+        first, last, step = (float(word) for word in text.split(":"))
+        radii = [round(first + i * step, 6) for i in range(int((last - first) / step + 1 + 1e-6))]
+    except (ValueError, ZeroDivisionError, OverflowError):
+        radii = []
+    if not radii or not 0 < radii[0] <= radii[-1] < 1 - STEP:
+        raise UsageError(
+            f"--scan-eps {text}: want FIRST:LAST:STEP with radii above 0 and below {1 - STEP:g}, "
+            "such as 0.3:0.8:0.05"
+        )
+    return radii
+
+
+def graph_labels(
+    job: ClusterJob, radii: list[float], images: pa.Table, blocks: Blocks, engine: Engine
+) -> Labels:
+    """Labels by DBSCAN on the Jaccard graph; at the recommended radius, if there are several."""
+    most = max(radii) + STEP if radii else job.eps
+    graph, seconds = eps_graph(blocks, eps=most, k1=job.k1, k2=job.k2, engine=engine)
+    eps = report_scan(job, radii, graph, images) if radii else job.eps
+    image_id = images.column("image_id").to_numpy()
+    labels = density_labels(
+        graph, image_id, blocks, eps=eps, min_samples=job.min_samples, engine=engine
+    )
+    labels.metrics.update(seconds, eps=eps)
     return labels
 
 
-def cluster_table(job: ClusterJob) -> Labels:
-    """The Ray task: read, cluster, write."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    table = read_features(job.features)
-    features = Features(image_id=table.column("image_id").to_numpy(), feature=feature_matrix(table))
-    labels = cluster(features, eps=job.eps, min_samples=job.min_samples, k1=job.k1, k2=job.k2)
-    write_table(label_table(labels, table), job.out)
-    return labels
+def report_scan(job: ClusterJob, radii: list[float], graph: Graph, images: pa.Table) -> float:
+    """Log the table of all radii, plot it beside ``--out``, and return the recommended one."""
+    pid = (
+        images.column("pid") if "pid" in images.column_names else pa.nulls(len(images), pa.int64())
+    )
+    known = pid.null_count < len(pid)
+    rows = scan_eps(graph, radii, job.min_samples, pid.fill_null(-1).to_numpy() if known else None)
+    best = recommend(rows)
+    for name in rows[0]:
+        logger.info("%-22s%s", name, "".join(f"{row[name]:10.4g}" for row in rows))
+    plot = f"{job.out.removesuffix('.parquet')}.png"
+    plot_scan(rows, best, plot)
+    logger.info(
+        "recommended by the label-free score: --eps %g; plot in %s", rows[best]["eps"], plot
+    )
+    return rows[best]["eps"]
+
+
+def direct_labels(job: ClusterJob, image_id: np.ndarray, blocks: Blocks, engine: Engine) -> Labels:
+    """Labels by k-means, or by DBSCAN on a distance between features."""
+    gpu = engine.on_gpu
+    feature = blocks.feature[0]
+    if job.kmeans:
+        found = engine.tasks.submit(kmeans, feature, job.kmeans, job.seed, gpu, gpu=gpu)
+    else:
+        settings = (job.metric, job.eps, job.min_samples, gpu)
+        found = engine.tasks.submit(feature_dbscan, feature, *settings, gpu=gpu)
+    label, is_core = engine.tasks.get([found])[0]
+    return labels_of(image_id, blocks, label, is_core, engine.tasks)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from reid_core.storage import atomic_path, open_folder
@@ -109,6 +111,60 @@ def read_features(path: str | Path) -> pa.Table:
     if not np.isfinite(feature_matrix(table)).all():
         raise ValueError(f"{path}: features with NaN or infinity; extract them again")
     return table
+
+
+def feature_images(path: str | Path) -> pa.Table:
+    """Every column of a FEATURES table but the features, sorted by ``image_id``.
+
+    A hand-made table needs ``image_id`` and ``feature`` only. The path may be a folder of files.
+
+    Raises:
+        ValueError: it is no Parquet, one of the two has another type or is missing, or an id occurs
+            twice.
+    """
+    rows = _dataset(path)
+    kind = dict(zip(rows.schema.names, rows.schema.types, strict=True))
+    feature = kind.get("feature")
+    if feature is None or not pa.types.is_fixed_size_list(feature):
+        raise ValueError(
+            f"{path}: column feature must be fixed_size_list<float32>, found {feature}"
+        )
+    key = pa.schema([IMAGES.field("image_id"), features_schema(feature.list_size).field("feature")])
+    check_table(rows.schema.empty_table(), key, str(path))
+    table = rows.to_table(columns=[name for name in kind if name != "feature"])
+    check_table(table, key.remove(1), str(path))
+    table = table.sort_by("image_id")
+    check_ids(table.column("image_id").to_numpy(), str(path))
+    return table
+
+
+def feature_rows(path: str | Path, first: int, last: int) -> np.ndarray:
+    """The unit rows (M, D) float32 of a FEATURES table with ids ``first`` to ``last``, sorted by id.
+
+    Raises:
+        ValueError: a row has nulls, is not finite or not of unit length to 1e-3; names its image id.
+    """
+    within = (pc.field("image_id") >= first) & (pc.field("image_id") <= last)
+    table = _dataset(path).to_table(columns=["image_id", "feature"], filter=within)
+    table = table.sort_by("image_id")
+    feature = feature_matrix(table)
+    length = np.sqrt(np.einsum("nd,nd->n", feature, feature))
+    wrong = np.flatnonzero(~(np.abs(length - 1) < 1e-3))
+    if len(wrong):
+        image_id = table.column("image_id")[wrong[0]]
+        raise ValueError(
+            f"{path}: the feature of image_id {image_id} has length {length[wrong[0]]:.4g} ({len(wrong)} such); "
+            "rows must be finite and of unit length: divide by the norm, look for NaN in the weights"
+        )
+    return feature
+
+
+def _dataset(path: str | Path) -> ds.Dataset:
+    filesystem, inner = open_folder(path)
+    try:
+        return ds.dataset(inner, filesystem=filesystem, format="parquet")
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: no readable Parquet table ({error})") from error
 
 
 def check_ids(image_id: np.ndarray, where: str) -> None:
