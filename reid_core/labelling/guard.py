@@ -20,7 +20,7 @@ class Guard:
     """What a round's labels may look like, and what to do otherwise; no published run meets the default limits."""
 
     policy: Literal["stop", "warn", "reuse-last", "widen-eps"] = "warn"
-    """Stop, warn (stops without clusters), take the last round's labels, or cluster again with eps up or down 0.05."""
+    """Stop, warn, take the labels of the last round, or cluster again with eps 0.05 up or down."""
     largest: float = 0.5
     """Share of all images that one cluster may hold, in (0, 1]."""
     outliers: float = 0.95
@@ -99,7 +99,7 @@ def guarded_labels(
         return _reused(labels, previous, fault)
     if guard.policy == "widen-eps":
         return _with_other_eps(assign, config, previous, guard, fault)
-    if guard.policy == "stop" or labels.metrics["clusters"] == 0:
+    if guard.policy == "stop":
         raise ValueError(fault.reason)
     logger.warning("%s", fault.reason)
     return _noted(labels, config, 1.0)
