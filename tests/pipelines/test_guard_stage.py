@@ -74,7 +74,7 @@ def test_no_labels_to_reuse(tmp_path: Path) -> None:
 
 def test_a_wider_eps(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match=r"no clusters.*raise --method\.eps"):
-        stage(tmp_path, 0, rows(0.3), Guard(), eps=0.2)
+        stage(tmp_path, 0, rows(0.3), Guard(policy="stop"), eps=0.2)
     labels = stage(tmp_path, 0, rows(0.3), Guard(policy="widen-eps"), eps=0.2)
     assert labels.metrics["guard"] == 1
     assert labels.metrics["clusters"] > 0
