@@ -1,13 +1,20 @@
 """The driver's ear: events of rank 0 become progress bars, log lines and metrics of the run folder."""
 
 import logging
+import math
 import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import pyarrow as pa
 from ray.util.queue import Queue
 from tqdm import tqdm
 
 from pipelines.run_folder import RunFolder
+from reid_core.labelling.quality import clustering_quality
+from reid_core.method import Labels
+from reid_core.tables import LABELS, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +39,18 @@ def forward_logs(events: Queue) -> None:
 
 
 class Listener:
-    """Handles events in a thread of the driver until the queue gets ``None``."""
+    """Handles events in a thread of the driver until the queue gets ``None``.
 
-    def __init__(self, events: Queue, folder: RunFolder, rounds: int) -> None:
+    Where ids are known, a second thread compares every round's labels with them; training never sees that.
+    """
+
+    def __init__(self, events: Queue, folder: RunFolder, rounds: int, images: pa.Table) -> None:
         self.events = events
         self.folder = folder
         self.rounds = rounds
+        self.pid = images.sort_by("image_id").column("pid").fill_null(-1).to_numpy()
+        self.judge = ThreadPoolExecutor(1)
+        self.judged: deque[Future[dict[str, float]]] = deque()
         self.bar: tqdm | None = None
         self.said: set[str] = set()
         self.failure: Exception | None = None
@@ -51,6 +64,8 @@ class Listener:
         self.events.put(None)
         self.thread.join(timeout=60)
         self._end_bar()
+        self.judge.shutdown()
+        self._add_quality()
         if self.failure:
             raise self.failure
 
@@ -79,6 +94,21 @@ class Listener:
         if done == of:
             self._end_bar()
 
+    def on_labels(self, round: int, path: str) -> None:
+        self._add_quality()
+        if (self.pid >= 0).any():
+            self.judged.append(self.judge.submit(self._quality, round, path))
+
+    def _quality(self, round: int, path: str) -> dict[str, float]:
+        known = self.pid >= 0
+        label = Labels.from_table(read_table(path, LABELS), path).label[:, -1]
+        scores = clustering_quality(label[known], self.pid[known])
+        return {"round": round, **{k: v for k, v in scores.items() if math.isfinite(v)}}
+
+    def _add_quality(self) -> None:
+        while self.judged and self.judged[0].done():
+            self.folder.add("quality", self.judged.popleft().result())
+
     def on_round(self, round: int, **metrics: float) -> None:
         self._end_bar()
         loss = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.startswith("loss_"))
@@ -99,9 +129,14 @@ class Listener:
         shown = (
             "no ids" if accuracy is None else f"mAP {accuracy:.1%}, rank-1 {result['rank1']:.1%}"
         )
-        logger.info(
-            "after %d rounds: %s, label-free score %.3f", round, shown, result["label_free"]
+        more = "".join(
+            f", {name.removeprefix('mAP_')} mAP {value:.1%}"
+            for name, value in result.items()
+            if name.startswith("mAP_") and value is not None
         )
+        free = result["label_free"]
+        score = "" if free is None else f", label-free score {free:.3f}"
+        logger.info("after %d rounds: %s%s%s", round, shown, more, score)
         self.folder.add("evaluation", {"round": round, **result})
 
     def _new_bar(self, text: str, total: int | None) -> None:

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -22,7 +22,7 @@ from ray.util.queue import Queue
 from pipelines.extraction import BadImages, BlockEmbedder, embed_all, shard_blocks
 from pipelines.meeting import Stage, meet
 from pipelines.progress import forward_logs
-from pipelines.stages import Part, evaluation_stage, label_stage
+from pipelines.stages import Part, evaluation_stage, label_stage, labels_path
 from reid_core import distributed, method
 from reid_core.checkpoint import load_state, save_state
 from reid_core.data.decode import ImageStore
@@ -173,11 +173,13 @@ class Worker:
                 clock.mark("train")
                 self.report(number, metrics | labels.metrics | clock.seconds)
 
-    def extract(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """This rank's rows of a dataset, embedded with the weights it holds."""
+    def extract(
+        self, name: str, embed: BlockEmbedder | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """This rank's rows of a dataset, embedded with the weights it holds, or by another network."""
         shard = ray.train.get_dataset_shard(name)
         assert shard is not None, name
-        image_id, feature, errors = embed_all(shard_blocks(shard), self.embed)
+        image_id, feature, errors = embed_all(shard_blocks(shard), embed or self.embed)
         if errors:
             raise BadImages(
                 f"{len(errors)} images were readable before and are not now: {errors[:3]}"
@@ -187,9 +189,12 @@ class Worker:
     def label(self, number: int) -> tuple[Labels, dict[str, np.ndarray]]:
         """The label stage: LABELS of this round and the features it extracted, by domain name."""
         self.tell("stage", name="label", round=number)
-        extracted = method.labels_from(self.method, self.config, number) == "extracted"
+        source = method.labels_from(self.method, self.config, number)
+        extracted = source in ("extracted", "ids")
         names = [n for n in ("target", "source") if n in self.images]
         part: Part = {n: self.extract(n) for n in names} if extracted else self._memory_part()
+        if source in ("online", "none", "ids"):
+            part["group"] = self._of_first_rank(self._group(source))
         result = self.meet(
             Stage(
                 name=f"labels of round {number}",
@@ -200,8 +205,8 @@ class Worker:
                     "images": {
                         n: self.images[n].select(["image_id", "path", "camid"]) for n in names
                     },
-                    "out": self._labels_path(number),
-                    "previous": self._labels_path(number - 1) if number else None,
+                    "folder": self.spec.folder,
+                    "number": number,
                     "guard": self.spec.guard,
                 },
                 events=self.spec.events,
@@ -211,18 +216,31 @@ class Worker:
             part,
             number,
         )
-        return result["labels"], result["feature"] if extracted else {}
+        self.tell("labels", round=number, path=labels_path(self.spec.folder, number))
+        labels = result["labels"]
+        if source == "none":
+            labels = replace(labels, label=np.arange(len(labels.label))[:, None])
+        return labels, result["feature"] if extracted else {}
+
+    def _group(self, source: method.LabelSource) -> np.ndarray:
+        """Given labels (N, L) of the target images: equal numbers belong together, -1 is an outlier."""
+        if source == "ids":
+            return self.images["target"].column("pid").fill_null(-1).to_numpy()[:, None]
+        if source == "online" or hasattr(self.learner.objective, "labels"):
+            return self.learner.objective.labels().cpu().numpy()  # type: ignore[attr-defined]
+        return np.full((len(self.images["target"]), 1), -1)
 
     def _memory_part(self) -> Part:
-        """All rows from rank 0: the memory is the same on every rank."""
-        ids = self.images["target"].column("image_id").to_numpy()
-        if self.rank:
-            return {"target": (ids[:0], np.empty((0, self.embed.embedder.dim), np.float32))}
+        """The rows of a memory, if the method has one to be clustered or judged."""
+        if not hasattr(self.learner.objective, "features"):
+            return {}
         rows = self.learner.objective.features()  # type: ignore[attr-defined]
-        return {"target": (ids, rows.float().cpu().numpy())}
+        return {"target": self._of_first_rank(rows.float().cpu().numpy())}
 
-    def _labels_path(self, number: int) -> str:
-        return join(self.spec.folder, "labels", f"round-{number:04d}.parquet")
+    def _of_first_rank(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """All rows (N, ...) of the target images from rank 0, where every rank has the same."""
+        ids = self.images["target"].column("image_id").to_numpy()
+        return (ids[:0], rows[:0]) if self.rank else (ids, rows)
 
     def meet(self, stage: Stage, part: Part, number: int) -> Any:
         """Run a stage over all ranks' parts; a wrong-data error ends the run on all of them."""
@@ -248,22 +266,33 @@ class Worker:
         result: dict[str, float | None] = {}
         if "test" in self.images:
             self.tell("stage", name="evaluate", round=number)
-            part: Part = {"test": self.extract("test")}
-            arguments = {"images": self.images["test"], "camera_filter": self.spec.camera_filter}
-            stage = Stage(
-                name="evaluation",
-                function=evaluation_stage,
-                arguments=arguments,
-                events=self.spec.events,
-                threads=self.spec.threads,
-            )
-            result = self.meet(stage, part, number)
-        score = labels.metrics["label_free"]
+            result = self._accuracies(number, "", self.embed.embedder)
+            for name, network in self._others().items():
+                found = self._accuracies(number, name, network)
+                result |= {f"{key}_{name}": value for key, value in found.items()}
+        score = labels.metrics.get("label_free")
         self.tell("evaluation", round=number, label_free=score, **result)
         if self.rank == 0:
             self._keep_best(score, result.get("mAP"))
 
-    def _keep_best(self, label_free: float, accuracy: float | None) -> None:
+    def _others(self) -> dict[str, Any]:
+        """Further networks of the objective, such as a teacher."""
+        networks = getattr(self.learner.objective, "embedders", dict)
+        return networks()
+
+    def _accuracies(self, number: int, name: str, network: Any) -> dict[str, float | None]:
+        embed = BlockEmbedder(network, self.config.images, self.device)
+        part: Part = {"test": self.extract("test", embed)}
+        stage = Stage(
+            name=f"evaluation {name}".strip(),
+            function=evaluation_stage,
+            arguments={"images": self.images["test"], "camera_filter": self.spec.camera_filter},
+            events=self.spec.events,
+            threads=self.spec.threads,
+        )
+        return self.meet(stage, part, number)
+
+    def _keep_best(self, label_free: float | None, accuracy: float | None) -> None:
         scores = {"last": float("inf"), "best_label_free": label_free, "best_on_test": accuracy}
         for name, score in scores.items():
             if score is not None and (name == "last" or score > self.best.get(name, -float("inf"))):
@@ -318,12 +347,13 @@ class Worker:
             }
         batches = self._timed(self.loader.round(start, rows, steps))
         ends = (start.number / start.rounds, (start.number + 1) / start.rounds)
-        history, pending = [], []
+        history, pending, losses = [], [], []
         self.waited = 0.0
-        for terms in train_round(
+        for terms, scalars in train_round(
             self.learner, batches, self.optimizer, progress=ends, num_steps=steps
         ):
-            pending.append(terms)
+            losses = list(terms)
+            pending.append(terms | scalars)
             if len(pending) == self.spec.log_every or len(history) + len(pending) == steps:
                 with alike(f"round {start.number}"):
                     history += reduce_terms(pending, len(history))
@@ -336,7 +366,10 @@ class Worker:
         state = [*self._state(), *self.learner.embedder.parameters()]
         with alike(f"round {start.number}"):
             checksum = distributed.check_equal_on_ranks(state, "the memory or a weight")
-        means = {f"loss_{name}": float(np.mean([h[name] for h in history])) for name in history[0]}
+        means = {
+            f"loss_{name}" if name in losses else name: float(np.mean([h[name] for h in history]))
+            for name in history[0]
+        }
         lr = self.optimizer.param_groups[0]["lr"]
         return means | {"checksum": checksum, "lr": lr, "seconds_wait_images": self.waited}
 

@@ -156,10 +156,12 @@ class RunFolder:
 def summarise(evaluations: list[dict[str, Any]]) -> dict[str, Any]:
     """``result.json``: the evaluations ``first``, ``last``, ``best_label_free`` and ``best_on_test``.
 
-    ``best_on_test`` is chosen on the test set and no fair figure; the other three never look at it.
+    Without a label-free score, ``best_label_free`` is the first one. ``best_on_test`` is chosen on the
+    test set and no fair figure; the other three never look at it.
     """
     rows = [{name: e.get(name) for name in EVALUATION} for e in evaluations]
-    free = max(range(len(rows)), key=lambda i: evaluations[i]["label_free"])
+    scores = [e["label_free"] for e in evaluations]
+    free = max(range(len(rows)), key=lambda i: -1.0 if scores[i] is None else scores[i])
     test = max(range(len(rows)), key=lambda i: rows[i]["mAP"] or 0.0)
     return {
         "first": rows[0] if rows[0]["round"] == 0 else dict.fromkeys(EVALUATION),

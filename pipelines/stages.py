@@ -3,6 +3,7 @@
 A part is one rank's rows: for each name (``target``, ``source``, ``test``) image ids (m,) and features (m, D).
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import pyarrow.compute as pc
 from reid_core import method as contract
 from reid_core.evaluation.metrics import evaluate
 from reid_core.evaluation.ranking import CameraFilter, Images
+from reid_core.labelling.given import given_labels
 from reid_core.labelling.guard import Guard, guarded_labels
 from reid_core.method import Features, Labels
-from reid_core.storage import exists
+from reid_core.storage import exists, join
 from reid_core.tables import LABELS, features_table, read_table, write_table
 
 Part = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -43,20 +45,20 @@ def label_stage(
     method: str,
     config: Any,
     images: dict[str, pa.Table],
-    out: str,
-    previous: str | None,
+    folder: str,
+    number: int,
     guard: Guard,
 ) -> dict[str, Any]:
     """Cluster the target rows, write the LABELS table, and return what every rank needs for its round.
 
     Args:
-        parts: of all ranks.
+        parts: of all ranks; with ``group`` (m, L), any cluster numbers, where the labels are given.
         method: name of the method whose ``assign_labels`` is called.
         config: its Config.
         images: IMAGES sorted by id, of ``target`` and of ``source`` where there is one.
-        out: where the LABELS table goes (path or URI).
-        previous: the LABELS table of the round before, if any.
-        guard: what the labels may look like, and what happens otherwise.
+        folder: of the run (path or URI); see ``labels_path``.
+        number: of the round.
+        guard: what labels of ``assign_labels`` may look like, and what happens otherwise.
 
     Returns:
         ``labels`` and, for each name in the parts, its features in ``image_id`` order.
@@ -67,19 +69,32 @@ def label_stage(
     names = [name for name in images if all(name in part for part in parts)]
     feature = {n: merge(parts, n, images[n].column("image_id").to_numpy()) for n in names}
     before = None
-    if previous and exists(previous):
+    if number and exists(previous := labels_path(folder, number - 1)):
         before = Labels.from_table(read_table(previous, LABELS), previous)
-    target = Features(
-        image_id=images["target"].column("image_id").to_numpy(), feature=feature["target"]
-    )
-    labels = guarded_labels(
-        lambda config: contract.load(method).assign_labels(config, target, before),
-        config,
-        before,
-        guard,
-    )
-    write_table(label_table(labels, images["target"]), out)
+    image_id = images["target"].column("image_id").to_numpy()
+    source = contract.labels_from(contract.load(method), config, number)
+    if source in ("extracted", "memory"):
+        labels = guarded_labels(
+            lambda config: contract.load(method).assign_labels(
+                config, Features(image_id=image_id, feature=feature["target"]), before
+            ),
+            config,
+            before,
+            guard,
+        )
+    elif source == "keep" and before:
+        now = given_labels(image_id, before.label, feature.get("target"))
+        labels = replace(before, metrics=now.metrics)
+    else:
+        group = merge(parts, "group", image_id)
+        labels = given_labels(image_id, group, feature.get("target"))
+    write_table(label_table(labels, images["target"]), labels_path(folder, number))
     return {"labels": labels, "feature": feature}
+
+
+def labels_path(folder: str, number: int) -> str:
+    """Where the LABELS table of a round lies."""
+    return join(folder, "labels", f"round-{number:04d}.parquet")
 
 
 def label_table(labels: Labels, images: pa.Table) -> pa.Table:

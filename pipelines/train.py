@@ -189,7 +189,7 @@ def _run(
         name, len(images.tables["target"]), job.workers, share.cpus, share.gpus, folder.path,
     )  # fmt: skip
     events = Queue(actor_options={"num_cpus": 0})
-    with Listener(events, folder, job.method.rounds):
+    with Listener(events, folder, job.method.rounds, images.tables["target"]):
         outcome = _fit(
             _trainer(_spec(name, job, share, images, folder, events), job, share, images)
         )

@@ -23,7 +23,7 @@ from reid_core.errors import UsageError
 from reid_core.settings import AdamConfig, ImageConfig, ModelConfig
 from reid_core.tables import LABELS, check_ids, check_table
 
-LabelSource = Literal["extracted", "memory"]
+LabelSource = Literal["extracted", "memory", "online", "keep", "none", "ids"]
 TARGET, SOURCE = 0, 1
 
 
@@ -77,7 +77,7 @@ class Domain:
     @property
     def extracted(self) -> Tensor:
         """The features of a round that did extract them."""
-        assert self.feature is not None, "labels_from() of this round does not say 'extracted'"
+        assert self.feature is not None, "labels_from() of this round says no 'extracted' or 'ids'"
         return self.feature
 
     def to(self, device: torch.device) -> "Domain":
@@ -223,9 +223,12 @@ class Objective(Protocol):
         """The losses of one batch; ``progress`` is the share of the whole run, in [0, 1)."""
         ...
 
-    def update(self, embedder: nn.Module, batch: Batch, step: Step) -> None:
-        """After the optimiser step: memory, teacher, online labels."""
+    def update(self, embedder: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor] | None:
+        """After the optimiser step: memory, teacher, online labels. Scalars it returns are logged."""
         ...
+
+    # Optional: features() -> (N, D) rows, labels() -> (N, L) any cluster numbers, both in image id
+    # order and equal on all ranks; embedders() -> further networks to evaluate, by name.
 
 
 class Method(Protocol):
@@ -261,7 +264,12 @@ def _stated(method: Method, name: str, default: Callable[..., Any]) -> Callable[
 
 
 def labels_from(method: Method, config: Any, number: int) -> LabelSource:
-    """Where the labels of round ``number`` come from; ``extracted`` unless the method says otherwise."""
+    """Where the labels of round ``number`` come from; ``extracted`` unless the method says otherwise.
+
+    ``extracted`` features or the ``memory`` rows (``features()``) go to ``assign_labels``; ``online``
+    are the objective's own ``labels()``; ``keep`` those of the round before; ``none`` makes every
+    image its own class; ``ids`` are the true ones (features are extracted as well).
+    """
     return _stated(method, "labels_from", lambda *_: "extracted")(config, number)
 
 

@@ -37,8 +37,10 @@ def train_round(
     *,
     progress: tuple[float, float],
     num_steps: int,
-) -> Iterator[dict[str, Tensor]]:
-    """Run one round and yield the detached loss terms of every step (of this rank; see ``reduce_terms``).
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Run one round and yield the detached loss terms and other scalars of every step.
+
+    The terms are of this rank (see ``reduce_terms``), the scalars are what ``update`` returned.
 
     Args:
         learner: network, losses and memory; the objective's ``update`` follows every optimiser step.
@@ -54,8 +56,8 @@ def train_round(
         optimizer.zero_grad(set_to_none=True)
         step.total.backward()
         optimizer.step()
-        learner.objective.update(learner.embedder, batch, step)
-        yield {name: term.detach() for name, term in step.terms.items()}
+        scalars = learner.objective.update(learner.embedder, batch, step) or {}
+        yield {name: term.detach() for name, term in step.terms.items()}, scalars
 
 
 class NonFiniteLoss(ValueError):

@@ -104,7 +104,8 @@ def run(folder: Path, name: str, config: Any, uda: bool, steps: int) -> dict[str
     if config.model.precision == "fp32":  # Adam's first step is a sign: rounding may turn it around
         optimizer = torch.optim.SGD(optimizer.param_groups[0]["params"], lr=0.1)
     batches = loader(folder, config, uda=uda).round(start, streams(name, config, start), steps)
-    history = list(train_round(learner, batches, optimizer, progress=(0, 0.5), num_steps=steps))
+    rounds = train_round(learner, batches, optimizer, progress=(0, 0.5), num_steps=steps)
+    history = [terms for terms, _ in rounds]
     check_equal_on_ranks(list(learner.objective.buffers()), "the memory")
     return {
         "losses": reduce_terms(history, 0),

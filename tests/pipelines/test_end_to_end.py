@@ -56,6 +56,7 @@ def test_metrics_have_a_line_a_round_and_an_evaluation(run: Path) -> None:
     assert [line["round"] for line in lines if line["kind"] == "round"] == [0, 1]
     assert [line["round"] for line in lines if line["kind"] == "evaluation"] == [0, 1, 2]
     assert all(np.isfinite(line["loss_target"]) for line in lines if line["kind"] == "round")
+    assert [line["round"] for line in lines if line["kind"] == "quality"] == [0, 1, 2]
 
 
 def test_the_same_command_ends_at_once_with_the_same_result(run: Path, small_set: str) -> None:

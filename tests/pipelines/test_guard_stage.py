@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.stages import label_stage
+from pipelines.stages import label_stage, labels_path
 from pipelines.train import TrainJob, check, parse
 from reid_core import method as contract
 from reid_core.errors import UsageError
@@ -36,15 +36,15 @@ def stage(folder: Path, number: int, feature: np.ndarray, guard: Guard, **change
         method="hybrid_memory",
         config=contract.load("hybrid_memory").Config(k1=8, k2=3, **changes),
         images={"target": pa.table(columns, schema=IMAGES)},
-        out=str(folder / f"{number}.parquet"),
-        previous=str(folder / f"{number - 1}.parquet") if number else None,
+        folder=str(folder),
+        number=number,
         guard=guard,
     )
     return result["labels"]
 
 
 def written(folder: Path, number: int) -> Labels:
-    return Labels.from_table(read_table(folder / f"{number}.parquet", LABELS))
+    return Labels.from_table(read_table(labels_path(str(folder), number), LABELS))
 
 
 def test_sound_labels_pass(tmp_path: Path) -> None:

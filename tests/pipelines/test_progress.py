@@ -6,10 +6,14 @@ from pathlib import Path
 from queue import Queue
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipelines.progress import Listener
 from pipelines.run_folder import RunFolder, summarise
+from reid_core.labelling.given import given_labels
+from reid_core.tables import IMAGES, write_table
 
 ROUND = {
     "clusters": 3.0,
@@ -20,6 +24,13 @@ ROUND = {
 }
 
 
+PID = [7, 7, 8, 8, None, -1]
+IMAGES_TABLE = pa.table(
+    [range(6), [f"{i}.jpg" for i in range(6)], ["train"] * 6, PID, *[[None] * 6] * 2],
+    schema=IMAGES,
+)
+
+
 def opened(tmp_path: Path) -> RunFolder:
     folder = RunFolder(str(tmp_path), "run")
     folder.open({"identity": {"seed": 1}}, {})
@@ -28,12 +39,25 @@ def opened(tmp_path: Path) -> RunFolder:
 
 def test_the_last_line_of_a_round_wins(tmp_path: Path) -> None:
     folder = opened(tmp_path)
-    with Listener(Queue(), folder, rounds=2) as listener:
+    with Listener(Queue(), folder, 2, IMAGES_TABLE) as listener:
         for loss in (2.0, 1.0):  # a redone round
             listener.events.put({"kind": "round", "round": 0, **ROUND, "loss_x": loss})
     folder.close()
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["loss_x"] for line in lines] == [1.0]
+
+
+def test_labels_are_compared_with_known_ids(tmp_path: Path) -> None:
+    folder = opened(tmp_path)
+    labels = given_labels(np.arange(6), np.array([[0], [0], [1], [1], [1], [0]]), None)
+    path = str(tmp_path / "labels.parquet")
+    write_table(labels.table(), path)
+    with Listener(Queue(), folder, 2, IMAGES_TABLE) as listener:
+        listener.events.put({"kind": "labels", "round": 1, "path": path})
+    folder.close()
+    (line,) = (json.loads(text) for text in (tmp_path / "run" / "metrics.jsonl").open())
+    assert (line["kind"], line["round"]) == ("quality", 1)
+    assert line["ari_clustered"] == line["pairwise_f_singletons"] == 1  # the last two have no id
 
 
 def test_a_full_disk_fails_the_run_and_keeps_what_was_written(
@@ -49,7 +73,7 @@ def test_a_full_disk_fails_the_run_and_keeps_what_was_written(
     monkeypatch.setattr("pipelines.run_folder.write_bytes", full)
     with (
         pytest.raises(OSError, match="No space left"),
-        Listener(Queue(), folder, rounds=2) as listener,
+        Listener(Queue(), folder, 2, IMAGES_TABLE) as listener,
     ):
         listener.events.put({"kind": "round", "round": 1, **ROUND})
     folder.close()
