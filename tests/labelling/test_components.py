@@ -11,11 +11,20 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda])]
 
 
-def random_graph(count: int, degree: float, seed: int) -> tuple[Graph, np.ndarray]:
-    """A graph and the dense distances behind it; some are 0, some exactly float32(0.6)."""
+def random_graph(count: int, seed: int) -> tuple[Graph, np.ndarray]:
+    """Groups of about eight, and images with a pair in two of them; the dense distances behind it.
+
+    Some distances are 0, some exactly float32(0.6).
+    """
     rng = np.random.default_rng(seed)
     distance = rng.choice([0, 0.3, 0.6, 0.7], size=(count, count)).astype(np.float32)
-    distance[rng.random((count, count)) > degree / count] = 1
+    group = rng.integers(max(1, count // 8), size=count)
+    between = rng.random(count) < 0.1
+    apart = (group[:, None] != group) | between[:, None] | between
+    distance[apart | (rng.random((count, count)) < 0.3 + 0.1 * (seed % 5))] = 1
+    ends = np.repeat(np.flatnonzero(between), 2)
+    ends = np.sort([ends, rng.integers(count, size=len(ends))], axis=0)
+    distance[ends[0], ends[1]] = 0.3
     distance = np.triu(distance, 1)
     distance += distance.T
     row, col = np.nonzero(np.triu(distance < 0.9, 1))
@@ -26,7 +35,7 @@ def random_graph(count: int, degree: float, seed: int) -> tuple[Graph, np.ndarra
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("seed", range(100))
 def test_equals_scikit_learn_on_random_graphs(seed: int, device: str) -> None:
-    graph, distance = random_graph(5 + seed, 2 + seed % 5, seed)
+    graph, distance = random_graph(5 + seed, seed)
     eps, min_samples = (0.3, 0.6, 0.65)[seed % 3], 1 + seed % 4
     label, is_core = graph_dbscan_torch(graph, eps, min_samples, device)
     model = DBSCAN(eps=float(np.float32(eps)), min_samples=min_samples, metric="precomputed")

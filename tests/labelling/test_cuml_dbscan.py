@@ -22,6 +22,7 @@ from reid_core.labelling.dbscan import dbscan
 from reid_core.labelling.jaccard import Graph, jaccard_graph
 from reid_core.labelling.neighbours import nearest
 from reid_core.labelling.tasks import InProcess
+from tests.labelling.test_components import random_graph
 from tests.reference.features import people
 
 needs_cuml = pytest.mark.skipif(
@@ -72,20 +73,6 @@ def budget(images: int) -> int:
     return round((VALUE_BYTES + WORK_BYTES) * images**2) + 1
 
 
-def random_graph(count: int, degree: float, seed: int) -> tuple[Graph, np.ndarray]:
-    """A graph of several components, shuffled, and the dense distances; some 0, some tied."""
-    rng = np.random.default_rng(seed)
-    distance = rng.choice([0, 0.3, 0.6, 0.7], size=(count, count)).astype(np.float32)
-    distance[rng.random((count, count)) > degree / 12] = 1
-    group = rng.integers(max(1, count // 12), size=count)
-    distance[group[:, None] != group] = 1
-    distance = np.triu(distance, 1)
-    distance += distance.T
-    row, col = np.nonzero(np.triu(distance < 0.9, 1))
-    pairs = row.astype(np.int32), col.astype(np.int32)
-    return Graph(count, 0.9, *pairs, distance=distance[row, col]), distance
-
-
 def assert_labels(graph: Graph, eps: float, min_samples: int, images: int, right: Any) -> None:
     label, is_core = cuml_dbscan(
         graph, eps, min_samples, budget_bytes=budget(images), tasks=InProcess()
@@ -98,7 +85,7 @@ def assert_labels(graph: Graph, eps: float, min_samples: int, images: int, right
 @pytest.mark.parametrize("seed", range(100))
 def test_every_path_equals_scikit_learn(seed: int, stand_in: type[StandIn]) -> None:
     count, eps, min_samples = 5 + seed // 2, (0.3, 0.6, 0.65)[seed % 3], 1 + seed % 5
-    graph, distance = random_graph(count, 2 + seed % 4, seed)
+    graph, distance = random_graph(count, seed)
     right = DBSCAN(eps=float(np.float32(eps)), min_samples=min_samples, metric="precomputed")
     right.fit(distance)
     for images in (count, 12, 6, 0):
@@ -219,7 +206,7 @@ def test_cuml_gives_the_labels_of_the_cpu(count: int, caplog: pytest.LogCaptureF
 @needs_cuml
 @pytest.mark.parametrize("seed", range(100))
 def test_every_path_of_cuml_equals_scikit_learn(seed: int) -> None:
-    graph, distance = random_graph(5 + seed, 2 + seed % 4, seed)
+    graph, distance = random_graph(5 + seed, seed)
     right = DBSCAN(eps=float(np.float32(0.6)), min_samples=1 + seed % 5, metric="precomputed")
     right.fit(distance)
     for images in (5 + seed, 20, 8, 0):
