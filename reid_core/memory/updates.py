@@ -42,7 +42,9 @@ def _occurrence(row_B: Tensor) -> Tensor:
 
 def class_means(feature_ND: Tensor, label_N: Tensor, count: int) -> Tensor:
     """Arithmetic means of the rows of each class 0..count-1, (count, D), not normalised; label -1 is left out."""
-    kept = label_N >= 0
-    sums = feature_ND.new_zeros(count, feature_ND.shape[1])
-    sums.index_add_(0, label_N[kept], feature_ND[kept])
-    return sums / torch.bincount(label_N[kept], minlength=count).clamp(min=1)[:, None].to(sums)
+    row_N = label_N.remainder(
+        count + 1
+    )  # -1 goes to one more row, which saves a copy of the others
+    sums = feature_ND.new_zeros(count + 1, feature_ND.shape[1]).index_add_(0, row_N, feature_ND)
+    size = torch.bincount(row_N, minlength=count + 1).clamp(min=1)[:, None].to(sums)
+    return (sums / size)[:-1]
