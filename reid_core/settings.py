@@ -8,7 +8,9 @@ from reid_core.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-TrunkName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "squeezenet1_1", "tiny"]
+TrunkName = Literal[
+    "resnet18", "resnet34", "resnet50", "resnet101", "osnet_x1_0", "squeezenet1_1", "tiny"
+]
 PoolingName = Literal["avg", "gem"]
 
 
@@ -20,6 +22,8 @@ class ModelConfig:
     """Network up to the feature map; the ResNets with last stride 1."""
     pooling: PoolingName = "avg"
     """Mean over the map, or generalised mean with one learnt power (starts at 3)."""
+    head: Literal["neck", "pooled"] = "neck"
+    """Rows after the BN neck, whose bias stays 0; or, to evaluate, rows before a neck with a learnt bias (MMCL)."""
     weights: str = "imagenet"
     """'random', 'imagenet' (torchvision's file, from its cache; never fetched) or a .pth/.safetensors file."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
@@ -42,6 +46,8 @@ class ImageConfig:
     """RGB of unit mean and variance, or BGR in 0..255 minus its mean (the SqueezeNet file)."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    crop: float = 1.0
+    """Smallest share of the area that a random resized crop keeps, in (0, 1]; 1 leaves it out."""
     pad: int = 10
     """Zero border in pixels before the random crop; 0 leaves the crop out."""
     erase: float = 0.5
@@ -56,15 +62,21 @@ class ImageConfig:
     """Largest shear, degrees."""
     jitter: float = 0.0
     """Strength of brightness, contrast and saturation changes, 0 to 1."""
+    camstyle_dir: str = ""
+    """Folder under the data root with copies in the style of other cameras, STEM_fake_1to2.jpg; '' for none."""
+    camstyle: float = 0.3
+    """Probability that such a copy stands in for an image."""
 
     def __post_init__(self) -> None:
         if self.height < 16 or self.width < 16:
             raise UsageError(
                 f"images.height x width = {self.height}x{self.width}; use at least 16x16"
             )
-        for name in ("flip", "erase", "shift", "zoom", "jitter"):
+        for name in ("flip", "erase", "shift", "zoom", "jitter", "camstyle"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"images.{name} = {getattr(self, name)}; must lie in [0, 1]")
+        if not 0 < self.crop <= 1:
+            raise UsageError(f"images.crop = {self.crop}; must lie in (0, 1], 0.64 is usual")
         if self.pad < 0:
             raise UsageError(f"images.pad = {self.pad}; must be 0 or more pixels")
 
@@ -90,7 +102,16 @@ class AdamConfig:
             )
 
 
-class Training(Protocol):
+class Batching(Protocol):
+    """The fields of a method's Config that say how a batch is normalised."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def bn_group(self) -> int: ...
+
+
+class Training(Batching, Protocol):
     """The fields of a method's Config that ``check_training`` reads."""
 
     @property
@@ -102,11 +123,7 @@ class Training(Protocol):
     @property
     def steps(self) -> int: ...
     @property
-    def batch_size(self) -> int: ...
-    @property
     def instances(self) -> int: ...
-    @property
-    def bn_group(self) -> int: ...
 
 
 def check_clustering(eps: float, min_samples: int, k1: int, k2: int) -> None:
@@ -128,11 +145,7 @@ def check_training(config: Training) -> None:
     for name in ("rounds", "steps", "batch_size", "instances"):
         if getattr(config, name) < 1:
             raise UsageError(f"{name} = {getattr(config, name)}; must be at least 1")
-    if config.batch_size % group_size(config):
-        raise UsageError(
-            f"bn_group = {group_size(config)} does not divide batch_size = {config.batch_size}; "
-            "a quarter of the batch is usual"
-        )
+    check_group(config)
     if group_size(config) < 2 * config.instances:
         logger.warning(
             "bn_group = %d holds fewer than two identities (instances = %d); its statistics then tell "
@@ -143,6 +156,15 @@ def check_training(config: Training) -> None:
         )
 
 
-def group_size(config: Training) -> int:
+def check_group(config: Batching) -> None:
+    """Refuse a BatchNorm group that does not divide the batch."""
+    if config.batch_size % group_size(config):
+        raise UsageError(
+            f"bn_group = {group_size(config)} does not divide batch_size = {config.batch_size}; "
+            "a quarter of the batch is usual"
+        )
+
+
+def group_size(config: Batching) -> int:
     """Images that share BatchNorm statistics: ``bn_group``, or a quarter of the batch where it is 0."""
     return config.bn_group or max(1, config.batch_size // 4)

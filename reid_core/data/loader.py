@@ -4,6 +4,7 @@ Which image stands at which place of a batch, and how it is augmented, is a func
 place, view) and the labels; the rank only says which places are loaded here.
 """
 
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from reid_core import distributed
+from reid_core.data.camstyle import styled_copies
 from reid_core.data.decode import ImageStore, decode
 from reid_core.data.transforms import augment
 from reid_core.method import SOURCE, TARGET, Batch, Round
@@ -49,10 +51,21 @@ class AugmentedImages(Dataset[tuple[Tensor, ...]]):
         self.images = images
         self.views = views
         self.seed = seed
+        self.copies = {
+            domain: styled_copies(of.store.root, views[0].camstyle_dir, of.path)
+            for domain, of in images.items()
+        }
+
+    def _path(self, place: Place) -> str:
+        """The image at a place, or a copy of it in the style of another camera."""
+        path = self.images[place.domain].path[place.row]
+        copies = self.copies[place.domain].get(path, [])
+        name = ("style", place.round, place.step, place.position)
+        rng = random.Random(derive(self.seed, *name))
+        return rng.choice(copies) if copies and rng.random() < self.views[0].camstyle else path
 
     def __getitem__(self, place: Place) -> tuple[Tensor, ...]:
-        source = self.images[place.domain]
-        path = source.path[place.row]
+        source, path = self.images[place.domain], self._path(place)
         try:
             image = decode(source.store.read(path))
         except ValueError as error:

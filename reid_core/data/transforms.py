@@ -25,6 +25,7 @@ CHANNELS = {
 ERASED = (0.485, 0.456, 0.406)  # written after normalisation, as published: not the mean colour
 ERASED_AREA = (0.02, 0.4)  # share of the image
 ERASED_ASPECT = (0.3, 1 / 0.3)  # rows / columns
+CROP_ATTEMPTS = 10
 ERASE_ATTEMPTS = 100  # rectangles drawn until one fits; else the image stays whole
 
 
@@ -43,9 +44,9 @@ def standardise(image: Tensor, pixels: Pixels) -> Tensor:
 
 
 def augment(image: Tensor, config: ImageConfig, seed: int) -> Tensor:
-    """One random view of an image, T_std of methods.md 1.2; the same seed gives the same view.
+    """One random view of an image, T_std or T_mmcl of methods.md 1.2; the same seed gives the same view.
 
-    Order: resize, flip, pad and crop, affine map, colour jitter, standardise, erase. The corners
+    Order: random crop, resize, flip, pad and crop, affine map, colour jitter, standardise, erase. The corners
     that an affine map uncovers take the median colour of the image's border, so that a drawing
     stays on its paper.
 
@@ -58,6 +59,8 @@ def augment(image: Tensor, config: ImageConfig, seed: int) -> Tensor:
         (3, config.height, config.width) float32.
     """
     rng = random.Random(seed)
+    if config.crop < 1:
+        image = _random_crop(image, config.crop, config.width / config.height, rng)
     image = resize(image, config.height, config.width)
     moved = any((config.rotate, config.shift, config.zoom, config.shear))
     border = _border_colour(image) if moved else []
@@ -73,6 +76,19 @@ def augment(image: Tensor, config: ImageConfig, seed: int) -> Tensor:
     if rng.random() < config.erase:
         _erase(view, rng)
     return view
+
+
+def _random_crop(image: Tensor, smallest: float, aspect: float, rng: random.Random) -> Tensor:
+    """A part of at least that share of the area, 2/3 to 1 times as wide to high as the output; all where none fits."""
+    height, width = image.shape[1:]
+    for _ in range(CROP_ATTEMPTS):
+        area = rng.uniform(smallest, 1) * height * width
+        ratio = aspect * math.exp(rng.uniform(math.log(2 / 3), 0))
+        rows, columns = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < rows <= height and 0 < columns <= width:
+            top, left = rng.randint(0, height - rows), rng.randint(0, width - columns)
+            return image[:, top : top + rows, left : left + columns]
+    return image
 
 
 def _border_colour(image: Tensor) -> list[float]:

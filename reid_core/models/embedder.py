@@ -21,15 +21,17 @@ from reid_core.storage import write_bytes
 
 
 class Embedder(nn.Module):
-    """Trunk, pooling, BN neck (its bias stays 0), unit rows; the same in training and evaluation.
+    """Trunk, pooling, BN neck, unit rows.
 
-    The "SpCL head" of methods.md 1.1; the neck is that of Luo et al.: Bag of Tricks and A Strong
-    Baseline for Deep Person Re-identification (CVPRW 2019).
+    The heads of methods.md 1.1: "neck" (its bias stays 0, it is there in evaluation too) is SpCL's, after Luo et
+    al.: Bag of Tricks and A Strong Baseline for Deep Person Re-identification (CVPRW 2019); "pooled" is MMCL's, whose
+    neck has a bias and serves training only.
 
     Args:
         trunk: (b, 3, H, W) to (b, dim, h, w).
         pooling: (b, dim, h, w) to (b, dim).
         dim: D.
+        head: "neck" or "pooled".
         bf16: run the trunk under autocast; the rest keeps the precision of the parameters.
         channels_last: memory layout of the trunk and its input.
     """
@@ -40,6 +42,7 @@ class Embedder(nn.Module):
         pooling: nn.Module,
         dim: int,
         *,
+        head: str = "neck",
         bf16: bool = False,
         channels_last: bool = False,
     ) -> None:
@@ -49,7 +52,8 @@ class Embedder(nn.Module):
         self.trunk = trunk.to(memory_format=self.layout)
         self.pool = pooling
         self.neck = nn.BatchNorm1d(dim)
-        self.neck.bias.requires_grad_(False)
+        self.head = head
+        self.neck.bias.requires_grad_(head == "pooled")
 
     def forward(self, image_b3HW: Tensor) -> Tensor:
         """(b, 3, H, W) standardised floats to (b, D) unit rows, in the precision of the parameters.
@@ -60,7 +64,9 @@ class Embedder(nn.Module):
         x = image_b3HW.to(dtype, memory_format=self.layout)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             x = self.trunk(x)
-        x_bD = self.neck(self.pool(x.to(dtype)))
+        x_bD = self.pool(x.to(dtype))
+        if self.training or self.head == "neck":
+            x_bD = self.neck(x_bD)
         if self.training:
             move_running_statistics(self)
         return F.normalize(x_bD)
@@ -88,6 +94,7 @@ def build_embedder(
             trunk.build(),
             POOLINGS[config.pooling](),
             trunk.dim,
+            head=config.head,
             bf16=config.precision == "bf16",
             channels_last=config.channels_last,
         )

@@ -1,6 +1,6 @@
 """Networks from an image to a feature map. b images, D channels, H, W the input.
 
-State-dict names are torchvision's, so that its files fit.
+State-dict names are torchvision's (of OSNet torchreid's), so that its files fit.
 """
 
 from collections import OrderedDict
@@ -11,13 +11,15 @@ from typing import NamedTuple
 import torchvision.models as zoo
 from torch import nn
 
+from reid_core.models.osnet import osnet_x1_0
+
 
 class Trunk(NamedTuple):
     """How to build a trunk, and what is known of it."""
 
     build: Callable[[], nn.Sequential]  # random weights from torch's CPU generator
     dim: int  # D
-    file: str | None  # torchvision's ImageNet weights, by their name in its cache
+    file: str | None  # public ImageNet weights, by their name in the cache of torch.hub
 
 
 def resnet(build: Callable[..., zoo.ResNet]) -> nn.Sequential:
@@ -63,6 +65,7 @@ TRUNKS: dict[str, Trunk] = {
     "resnet34": Trunk(partial(resnet, zoo.resnet34), 512, "resnet34-b627a593.pth"),
     "resnet50": Trunk(partial(resnet, zoo.resnet50), 2048, "resnet50-0676ba61.pth"),
     "resnet101": Trunk(partial(resnet, zoo.resnet101), 2048, "resnet101-63fe2227.pth"),
+    "osnet_x1_0": Trunk(osnet_x1_0, 512, "osnet_x1_0_imagenet.pth"),
     "squeezenet1_1": Trunk(squeezenet, 512, "squeezenet1_1-b8a52dc0.pth"),
     "tiny": Trunk(tiny, 256, None),
 }

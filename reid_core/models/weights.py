@@ -47,9 +47,13 @@ def _imagenet_file(trunk: str) -> Path:
     if not (folder / name).is_file():
         raise UsageError(
             f"no ImageNet weights of {trunk}: {name} is not in {folder} and is never fetched; put "
-            f"torchvision's file there, or {instead}"
+            f"{_publisher(trunk)}'s file there, or {instead}"
         )
     return folder / name
+
+
+def _publisher(trunk: str) -> str:
+    return "torchreid" if trunk.startswith("osnet") else "torchvision"
 
 
 def load_file(embedder: nn.Module, path: str) -> None:
@@ -70,7 +74,8 @@ def load_file(embedder: nn.Module, path: str) -> None:
         network = embedder
     else:
         network = embedder.get_submodule("trunk")
-        state = {name: value for name, value in state.items() if not name.startswith(CLASSIFIER)}
+        plain = {name.removeprefix("module."): value for name, value in state.items()}
+        state = {name: value for name, value in plain.items() if not name.startswith(CLASSIFIER)}
     network.load_state_dict(_fit(state, network.state_dict(), path))
 
 

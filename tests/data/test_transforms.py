@@ -130,3 +130,27 @@ def test_the_image_itself_is_never_changed() -> None:
     for seed in range(10):
         augment(image, FULL, seed)
     assert (image == 9).all()
+
+
+def test_a_random_crop_keeps_a_share_of_the_area_and_narrows() -> None:
+    """T_mmcl of methods.md 1.2: area (0.64, 1), width to height (1/3, 1/2) for an output of 256 x 128."""
+    height, width = 240, 120
+    across = torch.arange(width, dtype=torch.uint8).expand(3, height, width)
+    down = torch.arange(height, dtype=torch.uint8)[:, None].expand(3, height, width)
+    config = ImageConfig(**PLAIN | {"height": 128, "width": 64, "crop": 0.64})
+    shares, ratios = [], []
+    for seed in range(60):
+        columns, rows = (
+            (lambda x: x.max() - x.min())(augment(image, config, seed)[0]) * 58.395
+            for image in (across, down)
+        )
+        shares.append(float(columns * rows) / (height * width))
+        ratios.append(float(columns / rows))
+    assert 0.6 < min(shares) < 0.75 < max(shares) < 1.05
+    assert 0.31 < min(ratios) < 0.4 < 0.45 < max(ratios) < 0.52
+
+
+def test_no_crop_fits_a_wide_image_for_a_narrow_network() -> None:
+    config = ImageConfig(**PLAIN | {"crop": 0.99})
+    wide = torch.randint(0, 256, (3, 20, 200), dtype=torch.uint8)
+    assert torch.equal(augment(wide, config, 0), standardise(resized(wide), "imagenet"))

@@ -163,3 +163,13 @@ def test_a_compiled_trunk_keeps_names_and_values() -> None:
     assert torch.allclose(fast(images()), plain(images()), atol=1e-5)
     for name, value in plain.state_dict().items():
         assert torch.allclose(fast.state_dict()[name].double(), value.double(), atol=1e-5), name
+
+
+def test_the_pooled_head_leaves_the_neck_out_of_evaluation() -> None:
+    """methods.md 1.1, MMCL head: the bias is learnt, and evaluation takes the rows before the neck."""
+    embedder = build_embedder(replace(TINY, head="pooled"), bn_group=8)
+    embedder(images())[:, 0].sum().backward()
+    assert embedder.neck.bias.grad is not None
+    embedder.eval()
+    want = nn.functional.normalize(embedder.trunk(images()).mean((2, 3)))
+    assert torch.allclose(embedder(images()), want)
