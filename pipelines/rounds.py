@@ -231,11 +231,9 @@ class Worker:
         return np.full((len(self.images["target"]), 1), -1)
 
     def _memory_part(self) -> Part:
-        """The rows of a memory, if the method has one to be clustered or judged."""
-        if not hasattr(self.learner.objective, "features"):
-            return {}
-        rows = self.learner.objective.features()  # type: ignore[attr-defined]
-        return {"target": self._of_first_rank(rows.float().cpu().numpy())}
+        """The rows of a memory, if the method has one to be clustered or judged and it is filled."""
+        rows = getattr(self.learner.objective, "features", lambda: None)()
+        return {} if rows is None else {"target": self._of_first_rank(rows.float().cpu().numpy())}
 
     def _of_first_rank(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """All rows (N, ...) of the target images from rank 0, where every rank has the same."""
@@ -306,9 +304,9 @@ class Worker:
         source = None
         if "source" in self.images:
             pid = self.images["source"].column("pid").to_numpy()
-            source = self._domain(
-                "source", np.unique(pid, return_inverse=True)[1][:, None], feature
-            )
+            known = np.unique(pid, return_inverse=True)[1][:, None]
+            levels = labels.label.shape[1]
+            source = self._domain("source", np.repeat(known, levels, axis=1), feature)
         target = self._domain("target", labels.label, feature)
         start = Round(
             number=number, rounds=self.config.rounds, step=self.step, target=target, source=source

@@ -283,9 +283,11 @@ def main(argv: Sequence[str]) -> int:
 
 def preset_lines(name: str) -> list[str]:
     """The table of ``reid train METHOD --list``."""
-    lines = [f"{'preset':<14}{'mAP':>6}{'R1':>6}{'R5':>6}{'R10':>6}  published for"]
-    for preset, entry in contract.load(name).PRESETS.items():
+    presets = contract.load(name).PRESETS
+    width = max(map(len, presets))
+    lines = [f"{'preset':<{width}}{'mAP':>6}{'R1':>6}{'R5':>6}{'R10':>6}  published for"]
+    for preset, entry in presets.items():
         figures = (entry.published.get(key) for key in ("mAP", "rank1", "rank5", "rank10"))
         cells = "".join(f"{'-' if v is None else format(v, '.1f'):>6}" for v in figures)
-        lines.append(f"{preset:<14}{cells}  {entry.about}")
+        lines.append(f"{preset:<{width}}{cells}  {entry.about}")
     return lines

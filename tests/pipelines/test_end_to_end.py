@@ -59,6 +59,7 @@ def test_metrics_have_a_line_a_round_and_an_evaluation(run: Path) -> None:
     assert [line["round"] for line in lines if line["kind"] == "quality"] == [0, 1, 2]
 
 
+@pytest.mark.ray
 def test_the_same_command_ends_at_once_with_the_same_result(run: Path, small_set: str) -> None:
     before = (run / "result.json").read_text()
     command = ["train", "cluster_contrast", "--preset", "demo", "--data", small_set]
