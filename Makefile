@@ -13,6 +13,7 @@ setup: .venv/.ready-$(SETUP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
 	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements/$(SETUP).txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	rm -f .venv/.ready-*
 	touch $@
 
 demo: setup

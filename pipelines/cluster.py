@@ -26,6 +26,7 @@ from reid_core.tables import feature_images, feature_rows, write_table
 from reid_core.visualisation.eps import plot_scan
 
 BLOCK_IMAGES = 131_072  # of one block, unless --shards is given
+MOST_RADII = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def run(job: ClusterJob) -> Labels:
         edges = np.linspace(0, len(image_id), min(shards, len(image_id)) + 1).astype(int).tolist()
         ends = [(image_id[a], image_id[b - 1]) for a, b in pairwise(edges)]
         rows = [tasks.submit(feature_rows, job.features, *pair) for pair in ends]
-        tasks.wait(rows, "read features")
+        tasks.get([tasks.submit(len, part) for part in rows])  # a bad row ends it here
         blocks = Blocks(rows, edges)
         if direct:
             labels = direct_labels(job, image_id, blocks, engine)
@@ -109,6 +110,10 @@ def check(job: ClusterJob) -> list[float]:
         )
     if job.kmeans < 0 or job.shards < 0:
         raise UsageError("--kmeans and --shards count from 0, which leaves them out")
+    if (job.metric != "jaccard") + (job.kmeans > 0) + (job.shards > 1) > 1:
+        raise UsageError(
+            "--metric, --kmeans and --shards exclude each other; shards are of the graph"
+        )
     if not job.scan_eps:
         return []
     if job.metric != "jaccard" or job.kmeans:
@@ -126,7 +131,8 @@ def parse_radii(text: str) -> list[float]:
     """
     try:
         first, last, step = (float(word) for word in text.split(":"))
-        radii = [round(first + i * step, 6) for i in range(int((last - first) / step + 1 + 1e-6))]
+        count = int((last - first) / step + 1 + 1e-6)
+        radii = [round(first + i * step, 6) for i in range(min(count, MOST_RADII))]
     except (ValueError, ZeroDivisionError, OverflowError):
         radii = []
     if not radii or not 0 < radii[0] <= radii[-1] < 1 - STEP:
@@ -162,7 +168,8 @@ def report_scan(job: ClusterJob, radii: list[float], graph: Graph, images: pa.Ta
     best = recommend(rows)
     for name in rows[0]:
         logger.info("%-22s%s", name, "".join(f"{row[name]:10.4g}" for row in rows))
-    plot = f"{job.out.removesuffix('.parquet')}.png"
+    table, mark, query = job.out.partition("?")  # of a URI
+    plot = f"{table.removesuffix('.parquet')}.png{mark}{query}"
     plot_scan(rows, best, plot)
     logger.info(
         "recommended by the label-free score: --eps %g; plot in %s", rows[best]["eps"], plot

@@ -16,6 +16,8 @@ from reid_core.labelling.quality import clustering_quality
 from reid_core.method import Labels
 from reid_core.tables import LABELS, read_table
 
+END_S = 300.0  # to write what is left when the run ends
+
 logger = logging.getLogger(__name__)
 
 
@@ -60,25 +62,31 @@ class Listener:
         self.thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self.events.put(None)
-        self.thread.join(timeout=60)
+        self.thread.join(timeout=END_S)
         self._end_bar()
-        self.judge.shutdown()
-        self._add_quality()
-        if self.failure:
+        if self.thread.is_alive():
+            self.failure = self.failure or TimeoutError(
+                f"the run folder took no events for {END_S:.0f} s; look at its storage"
+            )
+        else:
+            self.judge.shutdown()
+            self._add_quality()
+        if self.failure and kind is None:  # else the run has its own error to tell
             raise self.failure
 
     def _listen(self) -> None:
         while (event := self.events.get()) is not None:
             try:
                 getattr(self, f"on_{event.pop('kind')}")(**event)
-            except (OSError, ValueError, LookupError, TypeError) as error:  # a full disk, say
+                self._add_quality()
+            except Exception as error:  # noqa: BLE001  a full disk, say
                 self.failure = self.failure or error  # raised in the driver when the run ends
                 logger.error("the run folder cannot be written: %s", error)
 
     def on_log(self, message: str, level: int = logging.INFO) -> None:
-        if message not in self.said:  # a choice that every round makes again is said once
+        if level > logging.INFO or message not in self.said:  # the same choice every round: once
             self.said.add(message)
             logger.log(level, message)
 
@@ -95,19 +103,22 @@ class Listener:
             self._end_bar()
 
     def on_labels(self, round: int, path: str) -> None:
-        self._add_quality()
-        if (self.pid >= 0).any():
+        if (self.pid > 0).any():
             self.judged.append(self.judge.submit(self._quality, round, path))
 
     def _quality(self, round: int, path: str) -> dict[str, float]:
-        known = self.pid >= 0
+        known = self.pid > 0
         label = Labels.from_table(read_table(path, LABELS), path).label[:, -1]
         scores = clustering_quality(label[known], self.pid[known])
         return {"round": round, **{k: v for k, v in scores.items() if math.isfinite(v)}}
 
     def _add_quality(self) -> None:
         while self.judged and self.judged[0].done():
-            self.folder.add("quality", self.judged.popleft().result())
+            done = self.judged.popleft()
+            if error := done.exception():
+                logger.warning("the labels could not be compared with the ids: %s", error)
+            else:
+                self.folder.add("quality", done.result())
 
     def on_round(self, round: int, **metrics: float) -> None:
         self._end_bar()

@@ -225,7 +225,8 @@ class Worker:
     def _group(self, source: method.LabelSource) -> np.ndarray:
         """Given labels (N, L) of the target images: equal numbers belong together, -1 is an outlier."""
         if source == "ids":
-            return self.images["target"].column("pid").fill_null(-1).to_numpy()[:, None]
+            pid = self.images["target"].column("pid").fill_null(-1).to_numpy()
+            return np.where(pid > 0, pid, -1)[:, None]  # 0 is a distractor, of nobody
         if source == "online" or hasattr(self.learner.objective, "labels"):
             return self.learner.objective.labels().cpu().numpy()  # type: ignore[attr-defined]
         return np.full((len(self.images["target"]), 1), -1)
@@ -268,6 +269,8 @@ class Worker:
             for name, network in self._others().items():
                 found = self._accuracies(number, name, network)
                 result |= {f"{key}_{name}": value for key, value in found.items()}
+                if self.rank == 0:
+                    self._save(f"last_{name}", network)
         score = labels.metrics.get("label_free")
         self.tell("evaluation", round=number, label_free=score, **result)
         if self.rank == 0:
@@ -296,8 +299,11 @@ class Worker:
             if score is not None and (name == "last" or score > self.best.get(name, -float("inf"))):
                 if name != "last":
                     self.best[name] = score
-                path = join(self.spec.folder, f"{name}.safetensors")
-                save_embedder(self.embed.embedder, self.config.model, self.config.images, path)
+                self._save(name, self.embed.embedder)
+
+    def _save(self, name: str, network: Any) -> None:
+        path = join(self.spec.folder, f"{name}.safetensors")
+        save_embedder(network, self.config.model, self.config.images, path)
 
     def begin(self, number: int, labels: Labels, feature: dict[str, np.ndarray]) -> Round:
         """Hand the round's labels and features to the objective."""
@@ -359,6 +365,7 @@ class Worker:
                     "steps", round=start.number, done=len(history), of=steps, terms=history[-1]
                 )
                 pending = []
+        lr = self.optimizer.param_groups[0]["lr"]
         self.scheduler.step()
         self.step += steps
         state = [*self._state(), *self.learner.embedder.parameters()]
@@ -368,7 +375,6 @@ class Worker:
             f"loss_{name}" if name in losses else name: float(np.mean([h[name] for h in history]))
             for name in history[0]
         }
-        lr = self.optimizer.param_groups[0]["lr"]
         return means | {"checksum": checksum, "lr": lr, "seconds_wait_images": self.waited}
 
     def _state(self) -> list[torch.Tensor]:

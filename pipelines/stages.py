@@ -69,7 +69,12 @@ def label_stage(
     names = [name for name in images if all(name in part for part in parts)]
     feature = {n: merge(parts, n, images[n].column("image_id").to_numpy()) for n in names}
     before = None
-    if number and exists(previous := labels_path(folder, number - 1)):
+    if number:
+        previous = labels_path(folder, number - 1)
+        if not exists(previous):
+            raise ValueError(
+                f"{previous}: missing, and needed to go on; restore it or start under another --name"
+            )
         before = Labels.from_table(read_table(previous, LABELS), previous)
     image_id = images["target"].column("image_id").to_numpy()
     source = contract.labels_from(contract.load(method), config, number)
@@ -83,11 +88,14 @@ def label_stage(
             guard,
         )
     elif source == "keep" and before:
-        now = given_labels(image_id, before.label, feature.get("target"))
+        now = given_labels(image_id, before.label, feature.get("target"), config)
         labels = replace(before, metrics=now.metrics)
     else:
         group = merge(parts, "group", image_id)
-        labels = given_labels(image_id, group, feature.get("target"))
+        labels = given_labels(image_id, group, feature.get("target"), config)
+        if source == "online":
+            policy = "stop" if guard.policy == "stop" else "warn"  # nothing to cluster anew
+            labels = guarded_labels(lambda _: labels, config, before, replace(guard, policy=policy))
     write_table(label_table(labels, images["target"]), labels_path(folder, number))
     return {"labels": labels, "feature": feature}
 

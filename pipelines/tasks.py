@@ -1,15 +1,21 @@
 """The pieces of the label stage as Ray tasks."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from tqdm import tqdm
 
+from reid_core.errors import UsageError
+
 TASKS_PER_NODE = 8  # of many blocks; each gets its part of the node's CPUs
+QUIET_S = 60.0  # without any task done, say what is waited for
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -17,37 +23,55 @@ class RayTasks:
     """Runs every task on some machine of the cluster; see ``reid_core.labelling.tasks.Tasks``."""
 
     cpus: int  # and threads, of a task
-    gpu: bool  # whether the cluster has GPUs; a task that can use one gets one
+    gpu_cpus: int  # of a task that can use a GPU and gets one; 0 without GPUs
 
     @classmethod
     def of_cluster(cls, blocks: int) -> "RayTasks":
-        """A node's CPUs for one block; of many blocks, ``TASKS_PER_NODE`` at a time on a node."""
+        """A node's CPUs for one block; of many blocks, ``TASKS_PER_NODE`` at a time on a node.
+
+        Raises:
+            UsageError: no node has a whole CPU.
+        """
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cpus = int(max(node.get("CPU", 0) for node in nodes))
+        nodes = [node for node in nodes if node.get("CPU", 0) >= 1]
+        if not nodes:
+            raise UsageError("no node of the Ray cluster offers a whole CPU; start one that does")
+        most = int(max(node["CPU"] for node in nodes))
+        with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
         return cls(
-            cpus=cpus if blocks == 1 else max(1, cpus // TASKS_PER_NODE),
-            gpu=any(node.get("GPU") for node in nodes),
+            cpus=most if blocks == 1 else max(1, most // TASKS_PER_NODE),
+            gpu_cpus=int(min((max(1, n["CPU"] // n["GPU"]) for n in with_gpu), default=0)),
         )
+
+    @property
+    def gpu(self) -> bool:
+        return self.gpu_cpus > 0
 
     def put(self, value: Any) -> Any:
         return ray.put(value)
 
     def submit(self, function: Callable[..., Any], *args: Any, gpu: bool = False) -> Any:
-        options = {
-            "num_cpus": self.cpus,
-            "num_gpus": int(gpu and self.gpu),
-            "name": function.__name__,
-        }
-        return _call.options(**options).remote(self.cpus, function, *args)
+        call, cpus = (_call_on_gpu, self.gpu_cpus) if gpu and self.gpu else (_call, self.cpus)
+        return call.options(num_cpus=cpus, name=function.__name__).remote(cpus, function, *args)
 
     def wait(self, references: Sequence[Any], what: str) -> None:
         left = list(references)
         with tqdm(total=len(left), desc=what, disable=None) as bar:
             while left:
-                done, left = ray.wait(left, fetch_local=False)
+                done, left = ray.wait(left, timeout=QUIET_S, fetch_local=False)
                 bar.update(len(done))
+                if not done:
+                    logger.info(
+                        "waiting for %s: %d of %d left; a task asks for %d CPUs, or for %d and a GPU; free: %s",
+                        what, len(left), len(references), self.cpus, self.gpu_cpus, ray.available_resources(),
+                    )  # fmt: skip
 
     def get(self, references: Sequence[Any]) -> list[Any]:
+        """The values, in the order of the references.
+
+        Raises:
+            OSError: a task was lost, by a crash or for want of memory; or the error of the task itself.
+        """
         try:
             return ray.get(list(references))
         except RayTaskError as error:
@@ -55,9 +79,21 @@ class RayTasks:
             while isinstance(cause, RayTaskError):  # a task fails with the error of its argument
                 cause = cause.cause
             raise cause from error
+        except RayError as error:
+            raise OSError(
+                f"a task of the label stage was lost ({type(error).__name__}: {error}); give more memory or --shards"
+            ) from error
 
 
 @ray.remote
 def _call(threads: int, function: Callable[..., Any], *args: Any) -> Any:
+    torch.set_num_threads(threads)
+    return function(*args)
+
+
+@ray.remote(
+    num_gpus=1, max_calls=1
+)  # the process ends, so that the next task finds the GPU's memory free
+def _call_on_gpu(threads: int, function: Callable[..., Any], *args: Any) -> Any:
     torch.set_num_threads(threads)
     return function(*args)

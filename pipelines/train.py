@@ -147,6 +147,8 @@ def run(name: str, job: TrainJob[Any]) -> dict[str, Any]:
         ValueError: the data or the labels do not allow training; the message says what to change.
     """
     job = check(job)
+    if job.source and not getattr(contract.load(name), "TAKES_SOURCE", True):
+        raise UsageError(f"--source: {name} has no use for a labelled source set; leave it out")
     build_embedder(job.method.model, bn_group=1)  # wrong weights are refused before any work
     inputs = scan_inputs(job.data, job.source, job.layout, job.cache)
     job = replace(job, data=_absolute(job.data), source=_absolute(job.source))
@@ -195,6 +197,8 @@ def _run(
         )
     if "stopped" in outcome:
         raise ValueError(outcome["stopped"])
+    if folder.evaluations()[-1]["round"] != job.method.rounds:
+        raise OSError(f"{folder.path}: the last evaluation was not written; repeat the command")
     result = summarise(folder.evaluations())
     folder.write_json("result.json", result)
     for line in result_table(result, name):

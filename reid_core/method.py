@@ -232,7 +232,7 @@ class Objective(Protocol):
 
 
 class Method(Protocol):
-    """A module of ``reid_core.methods``."""
+    """A module of ``reid_core.methods``; one that refuses a labelled source says ``TAKES_SOURCE = False``."""
 
     Config: type[Any]
     Objective: Callable[[Any, nn.Module, Sizes], nn.Module]

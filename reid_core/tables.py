@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from reid_core.storage import atomic_path, open_folder
 
 SPLITS = ("train", "query", "gallery")
+ROW_GROUP = 16_384  # rows that are read together; of a sorted table a block reads only its own
 SOURCE_ID = 2**40  # ids of a labelled source set start here, so that they never meet target ids
 
 
@@ -133,6 +134,9 @@ def feature_images(path: str | Path) -> pa.Table:
     check_table(rows.schema.empty_table(), key, str(path))
     table = rows.to_table(columns=[name for name in kind if name != "feature"])
     check_table(table, key.remove(1), str(path))
+    for field in IMAGES:
+        if kind.get(field.name, field.type) != field.type:
+            table = _with_type(table, field, str(path))
     table = table.sort_by("image_id")
     check_ids(table.column("image_id").to_numpy(), str(path))
     return table
@@ -147,6 +151,9 @@ def feature_rows(path: str | Path, first: int, last: int) -> np.ndarray:
     within = (pc.field("image_id") >= first) & (pc.field("image_id") <= last)
     table = _dataset(path).to_table(columns=["image_id", "feature"], filter=within)
     table = table.sort_by("image_id")
+    chunks = table.column("feature").chunks
+    if any(chunk.null_count or chunk.flatten().null_count for chunk in chunks):
+        raise ValueError(f"{path}: nulls in column feature; extract again or drop these rows")
     feature = feature_matrix(table)
     length = np.sqrt(np.einsum("nd,nd->n", feature, feature))
     wrong = np.flatnonzero(~(np.abs(length - 1) < 1e-3))
@@ -157,6 +164,18 @@ def feature_rows(path: str | Path, first: int, last: int) -> np.ndarray:
             "rows must be finite and of unit length: divide by the norm, look for NaN in the weights"
         )
     return feature
+
+
+def _with_type(table: pa.Table, field: pa.Field, where: str) -> pa.Table:
+    """Cast a column, or fail naming it."""
+    place = table.column_names.index(field.name)
+    found = table.column(place)
+    try:
+        return table.set_column(place, field, found.cast(field.type))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise ValueError(
+            f"{where}: wrong columns: {field.name} ({found.type}, want {field.type}); drop or mend it"
+        ) from error
 
 
 def _dataset(path: str | Path) -> ds.Dataset:
@@ -195,4 +214,4 @@ def features_table(images: pa.Table, image_id: np.ndarray, feature: np.ndarray) 
 def write_table(table: pa.Table, path: str | Path) -> None:
     """Write Parquet to a temporary name beside ``path`` (path or URI) and rename it."""
     with atomic_path(path) as (filesystem, temporary):
-        pq.write_table(table, temporary, filesystem=filesystem)
+        pq.write_table(table, temporary, filesystem=filesystem, row_group_size=ROW_GROUP)

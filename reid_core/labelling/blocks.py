@@ -6,6 +6,7 @@ What every task may read is linear in N without the feature size: the lists (8 k
 V after query expansion (about 1.6 kB an image, rows and columns).
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -24,6 +25,8 @@ from reid_core.labelling.neighbours import (
     nearest_between,
 )
 from reid_core.labelling.tasks import Tasks
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ def jaccard_of_all(
     if gpu and len(count) == 1:
         graph = tasks.submit(_on_gpu, blocks.feature[0], neighbours, k2, eps, gpu=True)
         return tasks.get([graph])[0]
+    if gpu:
+        logger.info("the Jaccard graph of %d blocks is made on CPUs; of one, on a GPU", len(count))
     every = list(blocks.feature)  # in a list, references stay references: a task gets one at a time
     weight = [tasks.submit(_weights, tasks, neighbours, every, blocks.edges, b) for b in count]
     tasks.wait(weight, "k-reciprocal sets")

@@ -113,6 +113,9 @@ def eps_graph(
     k1, k2 = min(k1, count), min(k2, count)
     check_pairs(k1, k2, eps)
     gpu = engine.on_gpu
+    name = "torch" if engine.knn == "auto" else engine.knn
+    where = "a GPU" if engine.tasks.gpu else "CPUs"
+    logger.info("k-NN by %s on %s, blocks: %d", name, where, len(blocks.feature))
     clock = [perf_counter()]
     neighbours = nearest_of_all(blocks, k1, engine.tasks, backend=engine.knn)
     clock.append(perf_counter())

@@ -12,7 +12,7 @@ Tested with scikit-learn's DBSCAN in place of cuML's, not run on a GPU.
 import logging
 from collections import Counter
 from math import isqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from scipy.sparse.csgraph import connected_components
 
 from reid_core.errors import UsageError
 from reid_core.labelling.components import edges, graph_dbscan_torch, number_clusters
+from reid_core.labelling.dbscan import check_density
 from reid_core.labelling.jaccard import Graph
 from reid_core.labelling.screens import as_tensor
 from reid_core.labelling.tasks import Tasks
@@ -56,7 +57,9 @@ def cuml_dbscan(
 
     Raises:
         UsageError: cuML is not installed.
+        ValueError: as ``dbscan.dbscan``.
     """
+    check_density(graph, eps, min_samples)
     if budget_bytes is None:
         budget_bytes = int(tasks.get([tasks.submit(free_bytes, gpu=True)])[0])
     near = graph.distance <= np.float32(eps)
@@ -67,6 +70,7 @@ def cuml_dbscan(
         col=graph.col[near],
         distance=graph.distance[near],
     )
+    logger.info("cuML DBSCAN: %.1f GB of GPU memory a task", budget_bytes / 1e9)
     blocks = plan_blocks(graph, min_samples, budget_bytes)
     for path, number in Counter(block.path for block in blocks).items():
         largest = max(len(block.rows) for block in blocks if block.path == path)
@@ -91,6 +95,7 @@ def cuml_dbscan(
 
 def free_bytes() -> int:
     """Most that a task should take of the GPU of this process."""
+    torch.cuda.empty_cache()  # what torch keeps for itself counts as taken
     return int(FREE_SHARE * torch.cuda.mem_get_info()[0])
 
 
@@ -139,13 +144,6 @@ def cluster_block(graph: Graph, eps: float, min_samples: int) -> tuple[np.ndarra
     Raises:
         UsageError: cuML is not installed.
     """
-    try:
-        from cuml.cluster import DBSCAN  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise UsageError(
-            "DBSCAN backend 'cuml' is not installed: pip install 'reid[gpu]', "
-            "or choose the backend 'cpu'"
-        ) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     row, col, distance = (
         as_tensor(part).to(device) for part in (graph.row, graph.col, graph.distance)
@@ -155,7 +153,7 @@ def cluster_block(graph: Graph, eps: float, min_samples: int) -> tuple[np.ndarra
     matrix.fill_diagonal_(0)
     if device == "cuda":
         torch.cuda.synchronize()  # cuML may read on another stream
-    found = DBSCAN(
+    found = cuml_class()(
         eps=float(np.float32(eps)),
         min_samples=min_samples,
         metric="precomputed",
@@ -165,6 +163,22 @@ def cluster_block(graph: Graph, eps: float, min_samples: int) -> tuple[np.ndarra
     is_core = np.zeros(graph.count, np.bool_)
     is_core[found.core_sample_indices_] = True
     return found.labels_.astype(np.int64), is_core
+
+
+def cuml_class() -> Any:
+    """``cuml.cluster.DBSCAN``, imported only where it runs.
+
+    Raises:
+        UsageError: cuML is not installed.
+    """
+    try:
+        from cuml.cluster import DBSCAN  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise UsageError(
+            "DBSCAN backend 'cuml' is not installed: pip install 'reid[gpu]', "
+            "or choose the backend 'cpu'"
+        ) from error
+    return DBSCAN
 
 
 def _parts(graph: Graph, blocks: list[Block]) -> list[Graph]:

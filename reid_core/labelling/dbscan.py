@@ -26,10 +26,7 @@ def dbscan(graph: Graph, eps: float, min_samples: int) -> tuple[np.ndarray, np.n
     Raises:
         ValueError: ``eps`` is larger than the graph's, or ``min_samples`` below 1.
     """
-    if not 0 < eps <= graph.eps:
-        raise ValueError(f"eps must lie in (0, {graph.eps}], what the graph holds, got {eps}")
-    if min_samples < 1:
-        raise ValueError(f"min_samples must be at least 1, got {min_samples}; 4 is usual")
+    check_density(graph, eps, min_samples)
     near = graph.distance <= np.float32(eps)
     row, col = graph.row[near], graph.col[near]
     is_core = np.bincount(np.concatenate([row, col]), minlength=graph.count) + 1 >= min_samples
@@ -39,6 +36,18 @@ def dbscan(graph: Graph, eps: float, min_samples: int) -> tuple[np.ndarray, np.n
         edge = is_core[core] & ~is_core[point]
         np.minimum.at(border, point[edge], label[core[edge]])
     return np.where(border < graph.count, border, label), is_core
+
+
+def check_density(graph: Graph, eps: float, min_samples: int) -> None:
+    """Refuse what ``dbscan`` cannot do.
+
+    Raises:
+        ValueError: ``eps`` is larger than the graph's, or ``min_samples`` below 1.
+    """
+    if not 0 < eps <= graph.eps:
+        raise ValueError(f"eps must lie in (0, {graph.eps}], what the graph holds, got {eps}")
+    if min_samples < 1:
+        raise ValueError(f"min_samples must be at least 1, got {min_samples}; 4 is usual")
 
 
 def _components(row: np.ndarray, col: np.ndarray, is_core: np.ndarray) -> np.ndarray:

@@ -5,6 +5,8 @@ from typing import Literal
 import numpy as np
 from sklearn.cluster import DBSCAN
 
+from reid_core.labelling.cuml_dbscan import cuml_class, free_bytes
+
 Metric = Literal["euclidean", "cosine"]
 KMEANS_ROUNDS = 30  # of assignment and mean
 
@@ -19,7 +21,7 @@ def feature_dbscan(
         metric: ``euclidean`` sqrt(2 - 2 s), or ``cosine`` 1 - s, of the inner product s.
         eps: radius; above 0, at most 2.
         min_samples: images within ``eps`` of a core point, itself included; at least 1.
-        gpu: by cuML (not run on a GPU).
+        gpu: by cuML (not run on a GPU); a border point between two clusters may then go to either.
 
     Returns:
         label: (N,) int64, -1 for outliers, numbered by the smallest core row.
@@ -28,9 +30,13 @@ def feature_dbscan(
     O(N^2 D) time, memory O(pairs within ``eps``).
     """
     if gpu:
-        from cuml.cluster import DBSCAN as CUDBSCAN  # type: ignore[import-not-found]
-
-        found = CUDBSCAN(eps=eps, min_samples=min_samples, metric=metric, output_type="numpy")
+        found = cuml_class()(
+            eps=eps,
+            min_samples=min_samples,
+            metric=metric,
+            max_mbytes_per_batch=free_bytes() // 2_000_000,
+            output_type="numpy",
+        )
         found.fit(feature.copy())  # with the cosine metric cuML writes to its input
     else:
         found = DBSCAN(

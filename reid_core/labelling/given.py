@@ -1,5 +1,7 @@
 """LABELS of a grouping that is given: an objective's own bank, the true ids, the round before. N images."""
 
+from typing import Any
+
 import numpy as np
 
 from reid_core.labelling.blocks import Blocks
@@ -13,10 +15,12 @@ from reid_core.labelling.clusters import (
 from reid_core.labelling.quality import label_free_score
 from reid_core.method import Labels
 
-EPS, K1, K2 = 0.6, 30, 6  # of the graph that the label-free score is taken on
+GRAPH: dict[str, Any] = {"eps": 0.6, "k1": 30, "k2": 6}  # that the label-free score is taken on
 
 
-def given_labels(image_id: np.ndarray, group: np.ndarray, feature: np.ndarray | None) -> Labels:
+def given_labels(
+    image_id: np.ndarray, group: np.ndarray, feature: np.ndarray | None, config: Any = None
+) -> Labels:
     """Labels from any numbers: images with the same one belong together.
 
     Args:
@@ -24,6 +28,7 @@ def given_labels(image_id: np.ndarray, group: np.ndarray, feature: np.ndarray | 
         group: (N, L) int, finest level first; negative for outliers.
         feature: (N, D) float32 unit rows, for confidence and score; without them both are absent:
             confidence 1 in clusters, 0 for outliers.
+        config: its ``eps``, ``k1`` and ``k2``, where it has them, make the graph of the score.
 
     Returns:
         Clusters are numbered by their smallest image id, those of one image are outliers, all
@@ -34,7 +39,8 @@ def given_labels(image_id: np.ndarray, group: np.ndarray, feature: np.ndarray | 
     if feature is not None:
         blocks, engine = Blocks([feature], [0, len(feature)]), Engine()
         sure = np.stack([confidence(blocks, level, engine.tasks) for level in label.T], axis=1)
-        graph, _ = eps_graph(blocks, eps=EPS, k1=K1, k2=K2, engine=engine)
+        chosen = {name: getattr(config, name, usual) for name, usual in GRAPH.items()}
+        graph, _ = eps_graph(blocks, **chosen, engine=engine)
         metrics["label_free"] = label_free_score(graph, label[:, -1])
     return Labels(
         image_id=image_id, label=label, is_core=label >= 0, confidence=sure, metrics=metrics

@@ -6,6 +6,7 @@ on and above the diagonal are multiplied; in bfloat16 if the CPU has units for i
 rows by all rows in float32, once for each set.
 """
 
+import logging
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from reid_core.errors import UsageError
 from reid_core.threads import over_rows
+
+logger = logging.getLogger(__name__)
 
 TILE = 2048  # rows and columns of one product on a CPU
 CHUNK = 128  # values that are compared at once
@@ -77,6 +80,8 @@ def screen_faiss(one: np.ndarray, two: np.ndarray, keep: int, device: torch.devi
     search = faiss.knn
     if device.type == "cuda" and faiss.get_num_gpus():
         search = partial(faiss.knn_gpu, faiss.StandardGpuResources())
+    elif device.type == "cuda":
+        logger.warning("this faiss knows no GPU and searches on the CPU; faiss-gpu or torch would")
 
     def found(query: np.ndarray, images: np.ndarray) -> Candidates:
         few = min(keep, len(images))

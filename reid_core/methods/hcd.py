@@ -244,6 +244,10 @@ class Objective(nn.Module):
             legacy_floor=config.legacy_floor,
         )
 
+    def features(self) -> Tensor:
+        """The target rows (N, D) in image id order; what the labels are judged by."""
+        return self.memory_RD[self.sizes.classes :]
+
     def labels(self) -> Tensor:
         """The clusters of the target images (N, H), finest level first."""
         return self.hierarchy.label_HR[:, self.sizes.classes :].T - self.sizes.classes

@@ -43,6 +43,9 @@ UPDATES = {"all": update_in_order, "hard": update_hardest}
 logger = logging.getLogger(__name__)
 
 
+TAKES_SOURCE = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Defaults are the published ones for Market-1501."""

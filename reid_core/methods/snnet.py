@@ -35,6 +35,9 @@ IMAGES = ImageConfig(
 logger = logging.getLogger(__name__)
 
 
+TAKES_SOURCE = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class SgdConfig:
     """SGD with Nesterov momentum, a slower trunk and a step schedule (methods.md 1.6)."""

@@ -105,6 +105,8 @@ def test_fewer_images_than_neighbours(count: int, tmp_path: Path) -> None:
             r"column feature .*float32.*found fixed_size_list<.*double>|wrong columns: feature",
         ),
         ("no ids", r"wrong columns: image_id \(missing"),
+        ("null", r"nulls in column feature"),
+        ("words", r"wrong columns: pid \(string, want int64\)"),
     ],
 )
 def test_bad_tables_give_one_message(
@@ -123,7 +125,13 @@ def test_bad_tables_give_one_message(
         feature, image_id = feature[:0], image_id[:0]
     if wrong == "double":
         feature = feature.astype(np.float64)
-    table = write(tmp_path / "f.parquet", image_id, feature)
+    more = {"pid": pa.array(["Ann"] * len(image_id))} if wrong == "words" else {}
+    table = write(tmp_path / "f.parquet", image_id, feature, **more)
+    if wrong == "null":
+        rows = pq.read_table(table).set_column(
+            1, "feature", pa.array([None, *feature[1:].tolist()], pa.list_(pa.float32(), 64))
+        )
+        pq.write_table(rows, table)
     if wrong == "no ids":
         pq.write_table(pq.read_table(table).drop("image_id"), table)
     assert main(["cluster", "--features", table, "--out", str(tmp_path / "l.parquet")]) == 1
@@ -150,6 +158,7 @@ def test_cuml_asked_for_and_missing(
         (["--scan-eps", "0.3:0.5:0.1", "--metric", "cosine"], "leave --metric"),
         (["--metric", "cosine", "--eps", "3"], r"(0, 2]"),
         (["--kmeans", "-1"], "--kmeans"),
+        (["--kmeans", "5", "--shards", "2"], "exclude each other"),
         (["--eps", "1"], "eps = 1"),
     ],
 )
