@@ -171,7 +171,7 @@ def test_a_missing_file_is_wrong_use(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.skipif("REID_TEST_DATA" not in os.environ, reason="REID_TEST_DATA names no folder")
+@pytest.mark.skipif(not os.environ.get("REID_TEST_DATA"), reason="REID_TEST_DATA names no folder")
 def test_the_squeezenet_file_fits() -> None:
     path = Path(os.environ["REID_TEST_DATA"]) / "squeezenet1_1_features.pth"
     embedder = build(path, trunk="squeezenet1_1")
