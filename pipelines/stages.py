@@ -53,12 +53,12 @@ def label_stage(
 
     Args:
         parts: of all ranks; with ``group`` (m, L), any cluster numbers, where the labels are given.
-        method: name of the method whose ``assign_labels`` is called.
+        method: its name; says where the labels of the round come from.
         config: its Config.
         images: IMAGES sorted by id, of ``target`` and of ``source`` where there is one.
         folder: of the run (path or URI); see ``labels_path``.
         number: of the round.
-        guard: what labels of ``assign_labels`` may look like, and what happens otherwise.
+        guard: what labels found by clustering or kept by a method may look like, and what happens otherwise.
 
     Returns:
         ``labels`` and, for each name in the parts, its features in ``image_id`` order.

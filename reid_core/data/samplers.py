@@ -54,19 +54,6 @@ def identity_batches(
     return _blocks(stream, batch_size)
 
 
-def shuffled_batches(count: int, *, batch_size: int, seed: int) -> Iterator[np.ndarray]:
-    """Every row once a pass in random order; (batch_size,) int64 rows, without end.
-
-    Batches are consecutive blocks of an endless stream of permutations: one may straddle two.
-
-    Raises:
-        ValueError: there is no image.
-    """
-    if count < 1:
-        raise ValueError("there is no image to train on; check --data and its training split")
-    return _blocks(_permutations(count, np.random.default_rng(seed)), batch_size)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Identities:
     """Images sorted by identity, then camera: each pair of them is one block of ``row``."""

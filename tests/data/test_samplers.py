@@ -3,7 +3,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from reid_core.data.samplers import identity_batches, shuffled_batches
+from reid_core.data.samplers import identity_batches
 from tests.reference.sampling import identity_stream_reference
 
 
@@ -82,21 +82,3 @@ def test_seeds_fix_the_stream() -> None:
     ]
     assert np.array_equal(streams[0], streams[1])
     assert not np.array_equal(streams[0], streams[2])
-
-
-def test_shuffled_passes_hold_every_row_once() -> None:
-    rows = take(shuffled_batches(10, batch_size=4, seed=0), 10).flatten()
-    for one_pass in rows.reshape(4, 10):
-        assert sorted(one_pass.tolist()) == list(range(10))
-    assert len({tuple(one_pass) for one_pass in rows.reshape(4, 10)}) == 4
-
-
-def test_a_batch_larger_than_a_pass() -> None:
-    batch = next(shuffled_batches(3, batch_size=7, seed=0))
-    assert np.bincount(batch).tolist().count(0) == 0
-    assert len(batch) == 7
-
-
-def test_nothing_to_shuffle_is_refused() -> None:
-    with pytest.raises(ValueError, match="no image"):
-        shuffled_batches(0, batch_size=4, seed=0)
