@@ -15,8 +15,9 @@ from pipelines.stages import label_table
 from pipelines.tasks import RayTasks
 from reid_core.errors import UsageError
 from reid_core.labelling.blocks import Blocks
-from reid_core.labelling.clusters import KNN, Backend, Engine, density_labels, eps_graph, labels_of
+from reid_core.labelling.clusters import density_labels, eps_graph, labels_of
 from reid_core.labelling.direct import feature_dbscan, kmeans
+from reid_core.labelling.engine import KNN, Backend, Engine, block_edges, shards_for
 from reid_core.labelling.jaccard import Graph
 from reid_core.labelling.scan import STEP, recommend, scan_eps
 from reid_core.method import Labels
@@ -25,7 +26,6 @@ from reid_core.storage import exists
 from reid_core.tables import feature_images, feature_rows, write_table
 from reid_core.visualisation.eps import plot_scan
 
-BLOCK_IMAGES = 131_072  # of one block, unless --shards is given
 MOST_RADII = 1000
 
 logger = logging.getLogger(__name__)
@@ -76,11 +76,11 @@ def run(job: ClusterJob) -> Labels:
     if not len(image_id):
         raise ValueError(f"{job.features}: no image to cluster; the FEATURES table is empty")
     direct = job.metric != "jaccard" or job.kmeans > 0
-    shards = 1 if direct else job.shards or -(-len(image_id) // BLOCK_IMAGES)
+    shards = 1 if direct else shards_for(len(image_id), job.shards)
     with ray_session():
         tasks = RayTasks.of_cluster(shards)
         engine = Engine(knn=job.knn, backend=job.backend, tasks=tasks)
-        edges = np.linspace(0, len(image_id), min(shards, len(image_id)) + 1).astype(int).tolist()
+        edges = block_edges(len(image_id), shards)
         ends = [(image_id[a], image_id[b - 1]) for a, b in pairwise(edges)]
         rows = [tasks.submit(feature_rows, job.features, *pair) for pair in ends]
         tasks.get([tasks.submit(len, part) for part in rows])  # a bad row ends it here

@@ -22,12 +22,14 @@ from ray.util.queue import Queue
 from pipelines.extraction import BadImages, BlockEmbedder, embed_all, shard_blocks
 from pipelines.meeting import Stage, meet
 from pipelines.progress import forward_logs
+from pipelines.runtime import STAGE_GPUS
 from pipelines.stages import Part, evaluation_stage, label_stage, labels_path
 from reid_core import distributed, method
 from reid_core.checkpoint import load_state, save_state
 from reid_core.data.decode import ImageStore
 from reid_core.data.loader import BatchLoader, TrainImages
 from reid_core.evaluation.ranking import CameraFilter
+from reid_core.labelling.engine import Engine
 from reid_core.labelling.guard import Guard
 from reid_core.method import SOURCE, TARGET, Domain, Labels, Round, Sizes
 from reid_core.models.embedder import build_embedder, save_embedder
@@ -59,7 +61,7 @@ class RunSpec:
     threads: int
     loader_workers: int
     wait_s: float
-    label_gpus: float
+    engine: Engine  # of the label stage
 
 
 class Stopped(Exception):
@@ -208,10 +210,11 @@ class Worker:
                     "folder": self.spec.folder,
                     "number": number,
                     "guard": self.spec.guard,
+                    "engine": self.spec.engine,
                 },
                 events=self.spec.events,
                 threads=self.spec.threads,
-                num_gpus=self.spec.label_gpus,
+                num_gpus=STAGE_GPUS if self.spec.gpu and self.spec.engine.shards == 1 else 0.0,
             ),
             part,
             number,

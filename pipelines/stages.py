@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from reid_core import method as contract
 from reid_core.evaluation.metrics import evaluate
 from reid_core.evaluation.ranking import CameraFilter, Images
+from reid_core.labelling.engine import Engine
 from reid_core.labelling.given import given_labels
 from reid_core.labelling.guard import Guard, guarded_labels
 from reid_core.method import Features, Labels
@@ -48,6 +49,7 @@ def label_stage(
     folder: str,
     number: int,
     guard: Guard,
+    engine: Engine,
 ) -> dict[str, Any]:
     """Cluster the target rows, write the LABELS table, and return what every rank needs for its round.
 
@@ -59,6 +61,7 @@ def label_stage(
         folder: of the run (path or URI); see ``labels_path``.
         number: of the round.
         guard: what labels found by clustering or kept by a method may look like, and what happens otherwise.
+        engine: what computes the labels, and where.
 
     Returns:
         ``labels`` and, for each name in the parts, its features in ``image_id`` order.
@@ -79,23 +82,24 @@ def label_stage(
     image_id = images["target"].column("image_id").to_numpy()
     source = contract.labels_from(contract.load(method), config, number)
     if source in ("extracted", "memory"):
+        features = Features(image_id=image_id, feature=feature["target"], engine=engine)
         labels = guarded_labels(
-            lambda config: contract.load(method).assign_labels(
-                config, Features(image_id=image_id, feature=feature["target"]), before
-            ),
+            lambda config: contract.load(method).assign_labels(config, features, before),
             config,
             before,
             guard,
+            f"round {number}",
         )
     elif source == "keep" and before:
-        now = given_labels(image_id, before.label, feature.get("target"), config)
+        now = given_labels(image_id, before.label, feature.get("target"), config, engine)
         labels = replace(before, metrics=now.metrics)
     else:
         group = merge(parts, "group", image_id)
-        labels = given_labels(image_id, group, feature.get("target"), config)
+        labels = given_labels(image_id, group, feature.get("target"), config, engine)
         if source == "online":
             policy = "stop" if guard.policy == "stop" else "warn"  # nothing to cluster anew
-            labels = guarded_labels(lambda _: labels, config, before, replace(guard, policy=policy))
+            mild = replace(guard, policy=policy)
+            labels = guarded_labels(lambda _: labels, config, before, mild, f"round {number}")
     write_table(label_table(labels, images["target"]), labels_path(folder, number))
     return {"labels": labels, "feature": feature}
 

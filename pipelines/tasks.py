@@ -22,8 +22,10 @@ logger = logging.getLogger(__name__)
 class RayTasks:
     """Runs every task on some machine of the cluster; see ``reid_core.labelling.tasks.Tasks``."""
 
-    cpus: int  # and threads, of a task
-    gpu_cpus: int  # of a task that can use a GPU and gets one; 0 without GPUs
+    cpus: float  # of a task
+    threads: int  # of a task
+    gpus: float = 0.0  # of a task that can use a GPU; 0 where none is to be used
+    gpu_cpus: float = 0.0  # of such a task
 
     @classmethod
     def of_cluster(cls, blocks: int) -> "RayTasks":
@@ -37,22 +39,27 @@ class RayTasks:
         if not nodes:
             raise UsageError("no node of the Ray cluster offers a whole CPU; start one that does")
         most = int(max(node["CPU"] for node in nodes))
-        with_gpu = [node for node in nodes if node.get("GPU", 0) >= 1]
-        return cls(
-            cpus=most if blocks == 1 else max(1, most // TASKS_PER_NODE),
-            gpu_cpus=int(min((max(1, n["CPU"] // n["GPU"]) for n in with_gpu), default=0)),
-        )
+        each = most if blocks == 1 else max(1, most // TASKS_PER_NODE)
+        with_gpu = [int(max(1, n["CPU"] // n["GPU"])) for n in nodes if n.get("GPU", 0) >= 1]
+        gpu_cpus = min(with_gpu, default=0)
+        return cls(cpus=each, threads=each, gpus=float(bool(with_gpu)), gpu_cpus=gpu_cpus)
 
     @property
     def gpu(self) -> bool:
-        return self.gpu_cpus > 0
+        return self.gpus > 0
 
     def put(self, value: Any) -> Any:
         return ray.put(value)
 
     def submit(self, function: Callable[..., Any], *args: Any, gpu: bool = False) -> Any:
-        call, cpus = (_call_on_gpu, self.gpu_cpus) if gpu and self.gpu else (_call, self.cpus)
-        return call.options(num_cpus=cpus, name=function.__name__).remote(cpus, function, *args)
+        on_gpu = gpu and self.gpu
+        call: Any = _call_on_gpu if on_gpu else _call
+        ask = (
+            {"num_cpus": self.gpu_cpus, "num_gpus": self.gpus}
+            if on_gpu
+            else {"num_cpus": self.cpus}
+        )
+        return call.options(**ask, name=function.__name__).remote(self.threads, function, *args)
 
     def wait(self, references: Sequence[Any], what: str) -> None:
         left = list(references)
@@ -62,8 +69,9 @@ class RayTasks:
                 bar.update(len(done))
                 if not done:
                     logger.info(
-                        "waiting for %s: %d of %d left; a task asks for %d CPUs, or for %d and a GPU; free: %s",
-                        what, len(left), len(references), self.cpus, self.gpu_cpus, ray.available_resources(),
+                        "waiting for %s: %d of %d left; a task asks for %g CPUs, or for %g and %g GPUs; free: %s",
+                        what, len(left), len(references), self.cpus, self.gpu_cpus, self.gpus,
+                        ray.available_resources(),
                     )  # fmt: skip
 
     def get(self, references: Sequence[Any]) -> list[Any]:
@@ -91,9 +99,7 @@ def _call(threads: int, function: Callable[..., Any], *args: Any) -> Any:
     return function(*args)
 
 
-@ray.remote(
-    num_gpus=1, max_calls=1
-)  # the process ends, so that the next task finds the GPU's memory free
+@ray.remote(max_calls=1)  # the process ends, so that the next task finds the GPU's memory free
 def _call_on_gpu(threads: int, function: Callable[..., Any], *args: Any) -> Any:
     torch.set_num_threads(threads)
     return function(*args)

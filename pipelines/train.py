@@ -14,7 +14,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
 
-from pipelines.blocks import AllRows, block_dataset
+from pipelines.blocks import DECODE_CPUS, AllRows, block_dataset
 from pipelines.inputs import Images, Inputs, default_cache, look_at, scan_inputs
 from pipelines.meeting import Meeting
 from pipelines.progress import Listener
@@ -22,11 +22,14 @@ from pipelines.report import result_table
 from pipelines.rounds import RunSpec
 from pipelines.run_folder import RunFolder, describe_environment, settings, summarise
 from pipelines.runtime import STAGE_GPUS, Share, ray_session, share_out
+from pipelines.tasks import RayTasks
 from pipelines.worker import worker
 from reid_core import method as contract
 from reid_core.errors import UsageError
 from reid_core.evaluation.ranking import CameraFilter
+from reid_core.labelling.engine import KNN, Backend, Engine, shards_for
 from reid_core.labelling.guard import Guard
+from reid_core.labelling.tasks import InProcess
 from reid_core.models.embedder import build_embedder
 from reid_core.settings import group_size
 
@@ -62,6 +65,12 @@ class TrainJob(Generic[ConfigT]):
     camera_filter: CameraFilter = "same_camera"
     """Gallery images of the query's identity that do not count: of its camera, of its tracklet, or none."""
     guard: Guard = field(default_factory=Guard)
+    knn: KNN = "auto"
+    """Neighbour search of the label stage; auto is torch. All find the same neighbours."""
+    backend: Backend = "auto"
+    """Of the label stage: exact on CPUs, or cuML on a GPU; auto takes cuML with --gpu where it is installed."""
+    shards: int = 0
+    """Blocks of images in the label stage, each pair a Ray task; 0: one for every 131,072 images."""
     block: int = 128
     """Images of one extraction batch."""
     cache: str = default_cache()
@@ -128,6 +137,10 @@ def check(job: TrainJob[Any]) -> TrainJob[Any]:
     for name in ("eval_every", "block", "log_every", "keep"):
         if getattr(job, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(job, name)}; must be at least 1")
+    if job.shards < 0:
+        raise UsageError(f"--shards {job.shards}; counts blocks from 1, and 0 chooses")
+    if job.backend == "cuml" and not job.gpu:
+        raise UsageError("--backend cuml needs --gpu; leave one out or give both")
     if job.guard.policy == "widen-eps" and not hasattr(job.method, "eps"):
         raise UsageError(
             "--guard.policy widen-eps: this method has no eps; use stop, warn or reuse-last"
@@ -226,8 +239,17 @@ def _spec(
         threads=share.threads,
         loader_workers=job.loader_workers,
         wait_s=job.wait_s,
-        label_gpus=STAGE_GPUS if job.gpu else 0.0,
+        engine=_engine(job, share, len(images.tables["target"])),
     )
+
+
+def _engine(job: TrainJob[Any], share: Share, images: int) -> Engine:
+    """One block is clustered inside the label task, several by tasks in what the train workers leave free."""
+    shards = shards_for(images, job.shards)
+    gpus = STAGE_GPUS if job.gpu else 0.0
+    spread = RayTasks(cpus=DECODE_CPUS, threads=share.threads, gpus=gpus, gpu_cpus=DECODE_CPUS)
+    tasks = spread if shards > 1 else InProcess()
+    return Engine(knn=job.knn, backend=job.backend, shards=shards, tasks=tasks)
 
 
 def _trainer(spec: RunSpec, job: TrainJob[Any], share: Share, images: Images) -> TorchTrainer:

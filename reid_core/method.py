@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from reid_core import methods
 from reid_core.data import samplers
 from reid_core.errors import UsageError
+from reid_core.labelling.engine import Engine
 from reid_core.settings import AdamConfig, ImageConfig, ModelConfig
 from reid_core.tables import LABELS, check_ids, check_table
 
@@ -112,10 +113,11 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Rows to cluster, in ``image_id`` order."""
+    """Rows to cluster, in ``image_id`` order, and what clusters them."""
 
     image_id: np.ndarray  # (N,) int64, increasing
     feature: np.ndarray  # (N, D) float32 unit rows
+    engine: Engine = field(default_factory=Engine)
 
 
 @dataclass(frozen=True, kw_only=True)

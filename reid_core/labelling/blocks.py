@@ -9,7 +9,6 @@ V after query expansion (about 1.6 kB an image, rows and columns).
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -43,28 +42,24 @@ class Blocks:
 
 def nearest_of_all(blocks: Blocks, k: int, tasks: Tasks, *, backend: str = "auto") -> Any:
     """A reference to the Neighbours (N, k) of all images; see ``neighbours.nearest``."""
-    count = range(len(blocks.feature))
-    pairs = list(combinations_with_replacement(count, 2))
-    tiles = {
-        (i, j): tasks.submit(
-            _tile,
-            k,
-            backend,
-            blocks.edges[i],
-            *(blocks.feature[b] for b in sorted({i, j})),
-            gpu=True,
-        )
-        for i, j in sorted(pairs, key=lambda pair: pair[1] - pair[0])
-    }
-    tasks.wait(list(tiles.values()), "k-NN tiles")
-    merged = [
-        tasks.submit(
-            _merge, b, k, blocks.edges, *(tiles[min(b, other), max(b, other)] for other in count)
-        )
-        for b in count
-    ]
-    tasks.wait(merged, "k-NN blocks")
-    return tasks.submit(_stacked, *merged)
+    count = len(blocks.feature)
+    nearest: list[Any] = [None] * count
+    ahead: list[Any] = []
+    for offset in range(count // 2 + 1):  # each wave serves every block once or twice
+        wave = [(i, (i + offset) % count) for i in range(count)]
+        tiles = {
+            pair: tasks.submit(_tile, k, backend, blocks.edges[pair[0]],
+                               *(blocks.feature[b] for b in dict.fromkeys(pair)), gpu=True)
+            for pair in (wave[: count // 2] if 2 * offset == count else wave)
+        }  # fmt: skip
+        for (i, j), tile in tiles.items():
+            nearest[i] = tasks.submit(_merge, k, nearest[i], blocks.edges[j], tile, 0)
+            if i != j:
+                nearest[j] = tasks.submit(_merge, k, nearest[j], blocks.edges[i], tile, 1)
+        tasks.wait(ahead, "k-NN tiles")  # two waves are under way: more would fill the memory
+        ahead = list(nearest)
+    tasks.wait(ahead, "k-NN tiles")
+    return tasks.submit(_stacked, *nearest)
 
 
 def jaccard_of_all(
@@ -114,13 +109,11 @@ def _tile(k: int, backend: str, first: int, *blocks: np.ndarray) -> tuple[Neighb
 
 
 def _merge(
-    block: int, k: int, edges: Sequence[int], *tiles: tuple[Neighbours, Neighbours]
+    k: int, found: Neighbours | None, first: int, tile: tuple[Neighbours, Neighbours], side: int
 ) -> Neighbours:
-    """The k nearest of all images for the rows of a block, from its tiles with each block."""
-    parts = [
-        (edges[other], tile[0] if block <= other else tile[1]) for other, tile in enumerate(tiles)
-    ]
-    return merge_neighbours(parts, k)
+    """The k nearest of a block's rows after one more tile, whose other block begins at ``first``."""
+    parts = [(first, tile[side])]
+    return merge_neighbours(parts if found is None else [(0, found), *parts], k)
 
 
 def _stacked(*parts: Neighbours) -> Neighbours:

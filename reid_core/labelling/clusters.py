@@ -4,59 +4,23 @@ N images, D feature size, C clusters.
 """
 
 import logging
-from dataclasses import dataclass, field
-from functools import cached_property
-from importlib.util import find_spec
 from time import perf_counter
-from typing import Literal, get_args
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from reid_core.errors import UsageError
 from reid_core.labelling.blocks import Blocks, jaccard_of_all, nearest_of_all
 from reid_core.labelling.cuml_dbscan import cuml_dbscan
 from reid_core.labelling.dbscan import dbscan
+from reid_core.labelling.engine import Engine
 from reid_core.labelling.jaccard import Graph, check_pairs
 from reid_core.labelling.quality import label_free_score
-from reid_core.labelling.tasks import InProcess, Tasks
+from reid_core.labelling.tasks import Tasks
 from reid_core.method import Features, Labels
-
-Backend = Literal["auto", "cpu", "cuml"]
-KNN = Literal["auto", "torch", "faiss"]
 
 BLOCK_ROWS = 4096
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Engine:
-    """What computes the labels, and where. The labels do not depend on it."""
-
-    knn: KNN = "auto"
-    backend: Backend = "auto"  # auto: cuml where there are a GPU and cuML, else cpu
-    tasks: Tasks = field(default_factory=InProcess)
-
-    @cached_property
-    def on_gpu(self) -> bool:
-        """Whether the Jaccard graph and DBSCAN (cuML's) run on a GPU; logs what ``auto`` took.
-
-        Raises:
-            UsageError: the backend is unknown, or cuML or a GPU is asked for and missing.
-        """
-        if self.backend not in get_args(Backend):
-            known = ", ".join(get_args(Backend))
-            raise UsageError(f"no label backend {self.backend!r}; there are {known}")
-        if self.backend == "cpu":
-            return False
-        missing = "" if self.tasks.gpu else "there is no GPU"
-        if not find_spec("cuml"):
-            missing = "cuML is not installed (pip install 'reid[gpu]')"
-        if missing and self.backend == "cuml":
-            raise UsageError(f"label backend 'cuml': {missing}; choose the backend 'cpu'")
-        logger.info("label backend %s", f"cpu: {missing}" if missing else "cuml")
-        return not missing
 
 
 def cluster(
@@ -66,17 +30,15 @@ def cluster(
     min_samples: int = 4,
     k1: int = 30,
     k2: int = 6,
-    engine: Engine = Engine(),
 ) -> Labels:
     """Give every image a pseudo label; defaults are those of ClusterContrast (arXiv 2103.11568).
 
     Args:
-        features: N unit rows in ``image_id`` order.
+        features: N unit rows in ``image_id`` order, and what computes the labels.
         eps: radius of DBSCAN on the Jaccard distance, in (0, 1).
         min_samples: images within ``eps`` of a core point, itself included.
         k1: neighbours a list, at least 1; all N when there are fewer.
         k2: lists averaged in query expansion, 1 to k1; all N when there are fewer.
-        engine: what computes them, and where.
 
     Returns:
         One level. A cluster of one image is an outlier: label -1, not core. ``metrics`` has
@@ -87,7 +49,8 @@ def cluster(
         UsageError: a backend is unknown or not installed, or there is no GPU for it.
         ValueError: an argument is out of range, or a row is not finite and of unit length.
     """
-    blocks = Blocks([engine.tasks.put(features.feature)], [0, len(features.feature)])
+    engine = features.engine
+    blocks = engine.blocks(features.feature)
     graph, seconds = eps_graph(blocks, eps=eps, k1=k1, k2=k2, engine=engine)
     labels = density_labels(
         graph, features.image_id, blocks, eps=eps, min_samples=min_samples, engine=engine

@@ -4,14 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from reid_core.labelling.blocks import Blocks
-from reid_core.labelling.clusters import (
-    Engine,
-    confidence,
-    eps_graph,
-    share_metrics,
-    without_singles,
-)
+from reid_core.labelling.clusters import confidence, eps_graph, share_metrics, without_singles
+from reid_core.labelling.engine import Engine
 from reid_core.labelling.quality import label_free_score
 from reid_core.method import Labels
 
@@ -19,7 +13,11 @@ GRAPH: dict[str, Any] = {"eps": 0.6, "k1": 30, "k2": 6}  # that the label-free s
 
 
 def given_labels(
-    image_id: np.ndarray, group: np.ndarray, feature: np.ndarray | None, config: Any = None
+    image_id: np.ndarray,
+    group: np.ndarray,
+    feature: np.ndarray | None,
+    config: Any = None,
+    engine: Engine | None = None,
 ) -> Labels:
     """Labels from any numbers: images with the same one belong together.
 
@@ -29,6 +27,7 @@ def given_labels(
         feature: (N, D) float32 unit rows, for confidence and score; without them both are absent:
             confidence 1 in clusters, 0 for outliers.
         config: its ``eps``, ``k1`` and ``k2``, where it has them, make the graph of the score.
+        engine: what computes it, and where; in this process if not given.
 
     Returns:
         Clusters are numbered by their smallest image id, those of one image are outliers, all
@@ -37,7 +36,8 @@ def given_labels(
     label = np.stack([numbered(level) for level in group.T], axis=1)
     sure, metrics = (label >= 0).astype(np.float32), share_metrics(label[:, -1])
     if feature is not None:
-        blocks, engine = Blocks([feature], [0, len(feature)]), Engine()
+        engine = engine or Engine()
+        blocks = engine.blocks(feature)
         sure = np.stack([confidence(blocks, level, engine.tasks) for level in label.T], axis=1)
         chosen = {name: getattr(config, name, usual) for name, usual in GRAPH.items()}
         graph, _ = eps_graph(blocks, **chosen, engine=engine)

@@ -41,6 +41,7 @@ class Guard:
 class Fault(NamedTuple):
     """One thing that is wrong with labels."""
 
+    code: int  # the metric ``guard``: 1 no clusters, 2 largest, 3 outliers, 4 jump
     reason: str  # a sentence: what is wrong, what to change
     eps_step: float  # what may mend it: EPS_STEP or -EPS_STEP
 
@@ -56,12 +57,12 @@ def find_fault(labels: Labels, previous: Labels | None, guard: Guard) -> Fault |
     now = labels.metrics
     before = previous.metrics if previous else now
     if now["clusters"] == 0:
-        return Fault(f"no clusters, all images are outliers; {WIDER}", EPS_STEP)
+        return Fault(1, f"no clusters, all images are outliers; {WIDER}", EPS_STEP)
     if now["largest"] > guard.largest:
         reason = f"one cluster holds {now['largest']:.1%} of the images; {NARROWER}"
-        return Fault(reason, -EPS_STEP)
+        return Fault(2, reason, -EPS_STEP)
     if now["outliers"] > guard.outliers:
-        return Fault(f"{now['outliers']:.1%} of the images are outliers; {WIDER}", EPS_STEP)
+        return Fault(3, f"{now['outliers']:.1%} of the images are outliers; {WIDER}", EPS_STEP)
     factor = now["clusters"] / max(before["clusters"], 1)
     if max(factor, 1 / factor) > guard.jump:
         wider = now["outliers"] > before["outliers"]
@@ -70,12 +71,16 @@ def find_fault(labels: Labels, previous: Labels | None, guard: Guard) -> Fault |
             f"outliers {now['outliers']:.1%} after {before['outliers']:.1%}; "
             f"{WIDER if wider else NARROWER}"
         )
-        return Fault(reason, EPS_STEP if wider else -EPS_STEP)
+        return Fault(4, reason, EPS_STEP if wider else -EPS_STEP)
     return None
 
 
 def guarded_labels(
-    assign: Callable[[Any], Labels], config: Any, previous: Labels | None, guard: Guard
+    assign: Callable[[Any], Labels],
+    config: Any,
+    previous: Labels | None,
+    guard: Guard,
+    name: str = "labels",
 ) -> Labels:
     """The labels to train a round on.
 
@@ -84,9 +89,10 @@ def guarded_labels(
         config: of the method; it has ``eps`` where the policy is ``widen-eps``.
         previous: the labels of the round before, if any.
         guard: the limits and the policy.
+        name: of these labels, for warnings.
 
     Returns:
-        Labels with the metrics ``guard`` (1 where something was wrong, else 0) and ``eps``.
+        Labels with the metrics ``guard`` (0, or the code of what was first found wrong) and ``eps``.
 
     Raises:
         ValueError: something is wrong and the policy stops, or has nothing left to try.
@@ -94,24 +100,24 @@ def guarded_labels(
     labels = assign(config)
     fault = find_fault(labels, previous, guard)
     if fault is None:
-        return _noted(labels, config, 0.0)
+        return _noted(labels, config, 0)
     if guard.policy == "reuse-last":
-        return _reused(labels, previous, fault)
+        return _reused(labels, previous, fault, name)
     if guard.policy == "widen-eps":
-        return _with_other_eps(assign, config, previous, guard, fault)
+        return _with_other_eps(assign, config, previous, guard, fault, name)
     if guard.policy == "stop":
         raise ValueError(fault.reason)
-    logger.warning("%s", fault.reason)
-    return _noted(labels, config, 1.0)
+    logger.warning("%s: %s", name, fault.reason)
+    return _noted(labels, config, fault.code)
 
 
-def _reused(refused: Labels, previous: Labels | None, fault: Fault) -> Labels:
+def _reused(refused: Labels, previous: Labels | None, fault: Fault, name: str) -> Labels:
     """The previous labels; the label-free score stays the refused ones', which judges the present weights."""
     if previous is None:
         raise ValueError(f"{fault.reason} (the first round has no earlier labels to reuse)")
-    logger.warning("%s; the labels of the round before are used again", fault.reason)
-    used = {name: value for name, value in previous.metrics.items() if name != "label_free"}
-    return replace(previous, metrics=refused.metrics | used | {"guard": 1.0})
+    logger.warning("%s: %s; those of the round before are used again", name, fault.reason)
+    used = {key: value for key, value in previous.metrics.items() if key != "label_free"}
+    return replace(previous, metrics=refused.metrics | used | {"guard": float(fault.code)})
 
 
 def _with_other_eps(
@@ -120,21 +126,22 @@ def _with_other_eps(
     previous: Labels | None,
     guard: Guard,
     fault: Fault,
+    name: str,
 ) -> Labels:
-    step = fault.eps_step
+    code, step = fault.code, fault.eps_step
     while EPS_LEAST <= (eps := round(config.eps + step, 6)) <= EPS_MOST:
-        logger.warning("%s; clustering again with eps = %g", fault.reason, eps)
+        logger.warning("%s: %s; clustering again with eps = %g", name, fault.reason, eps)
         config = replace(config, eps=eps)
         labels = assign(config)
         found = find_fault(labels, previous, guard)
         if found is None:
-            return _noted(labels, config, 1.0)
+            return _noted(labels, config, code)
         fault = found
         if fault.eps_step != step:  # one step too small, the next too large
             break
     raise ValueError(f"{fault.reason} (eps = {config.eps:g} was the last that widen-eps tried)")
 
 
-def _noted(labels: Labels, config: Any, acted: float) -> Labels:
+def _noted(labels: Labels, config: Any, code: int) -> Labels:
     eps = {"eps": config.eps} if hasattr(config, "eps") else {}
-    return replace(labels, metrics=labels.metrics | eps | {"guard": acted})
+    return replace(labels, metrics=labels.metrics | eps | {"guard": float(code)})

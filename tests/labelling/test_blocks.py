@@ -3,7 +3,8 @@ import pytest
 
 from reid_core.labelling import screens
 from reid_core.labelling.blocks import Blocks, jaccard_of_all, nearest_of_all
-from reid_core.labelling.clusters import Engine, cluster, density_labels, eps_graph
+from reid_core.labelling.clusters import cluster, density_labels, eps_graph
+from reid_core.labelling.engine import Engine, block_edges, shards_for
 from reid_core.labelling.jaccard import jaccard_graph
 from reid_core.labelling.neighbours import nearest
 from reid_core.labelling.tasks import InProcess
@@ -37,7 +38,7 @@ def test_labels_of_blocks_are_those_of_the_whole() -> None:
     blocks = split(feature, 150, 151)
     graph, _ = eps_graph(blocks, eps=0.6, k1=20, k2=6, engine=engine)
     labels = density_labels(graph, image_id, blocks, eps=0.6, min_samples=4, engine=engine)
-    whole = cluster(Features(image_id=image_id, feature=feature), k1=20, engine=engine)
+    whole = cluster(Features(image_id=image_id, feature=feature), k1=20)
     np.testing.assert_array_equal(labels.label, whole.label)
     np.testing.assert_array_equal(labels.is_core, whole.is_core)
     np.testing.assert_allclose(labels.confidence, whole.confidence, atol=1e-6)
@@ -56,3 +57,21 @@ def test_fewer_images_than_neighbours_in_blocks() -> None:
     feature = people(7)
     found = nearest_of_all(split(feature, 2, 3), 7, InProcess())
     np.testing.assert_array_equal(found.row, nearest(feature, 7).row)
+
+
+@pytest.mark.parametrize("shards", [2, 4, 5, 1000])
+def test_an_engine_of_blocks_clusters_alike(shards: int) -> None:
+    feature, image_id = people(90, copies=10), np.arange(100)
+    whole = cluster(Features(image_id=image_id, feature=feature), k1=12)
+    engine = Engine(shards=shards)
+    labels = cluster(Features(image_id=image_id, feature=feature, engine=engine), k1=12)
+    np.testing.assert_array_equal(labels.label, whole.label)
+    assert labels.label.max() > 3
+
+
+def test_block_edges() -> None:
+    assert block_edges(10, 3) == [0, 3, 6, 10]
+    assert block_edges(2, 5) == [0, 1, 2]
+    assert block_edges(0, 4) == [0, 0]
+    assert (shards_for(1), shards_for(131_072), shards_for(131_073)) == (1, 1, 2)
+    assert shards_for(10**7, asked=3) == 3

@@ -97,21 +97,26 @@ def test_stop() -> None:
         guarded_labels(lambda _: FEW, Config(), GOOD, Guard(policy="stop"))
 
 
-@pytest.mark.parametrize("wrong", [FEW, NONE, ONE])
-def test_warn_goes_on(caplog: pytest.LogCaptureFixture, wrong: Labels) -> None:
-    found = guarded_labels(lambda _: wrong, Config(), GOOD, Guard())
-    assert found.metrics == wrong.metrics | {"guard": 1, "eps": 0.6}
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+CODES = [(NONE, 1), (ONE, 2), (FEW, 3), (labels(2001), 4)]
 
 
-@pytest.mark.parametrize("wrong", [NONE, ONE, FEW])
-def test_reuse_last(caplog: pytest.LogCaptureFixture, wrong: Labels) -> None:
+@pytest.mark.parametrize(("wrong", "code"), CODES)
+def test_warn_goes_on(caplog: pytest.LogCaptureFixture, wrong: Labels, code: int) -> None:
+    found = guarded_labels(lambda _: wrong, Config(), GOOD, Guard(), "round 7")
+    assert found.metrics == wrong.metrics | {"guard": code, "eps": 0.6}
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith("round 7: ")
+
+
+@pytest.mark.parametrize(("wrong", "code"), CODES[:3])
+def test_reuse_last(caplog: pytest.LogCaptureFixture, wrong: Labels, code: int) -> None:
     last = guarded_labels(lambda _: GOOD, Config(eps=0.5), None, Guard())
     found = guarded_labels(lambda _: wrong, Config(), last, Guard(policy="reuse-last"))
     assert found.label is last.label
     score = {"label_free": wrong.metrics["label_free"]}  # of the present weights
-    assert found.metrics == GOOD.metrics | score | {"guard": 1, "eps": 0.5}
-    assert "round before are used again" in caplog.text
+    assert found.metrics == GOOD.metrics | score | {"guard": code, "eps": 0.5}
+    assert "those of the round before are used again" in caplog.text
     with pytest.raises(ValueError, match="no earlier labels"):
         guarded_labels(lambda _: wrong, Config(), None, Guard(policy="reuse-last"))
 
@@ -132,13 +137,16 @@ def by_eps(
 
 
 @pytest.mark.parametrize(
-    ("right", "expected"), [(0.7, [0.6, 0.65, 0.7]), (0.45, [0.6, 0.55, 0.5, 0.45])]
+    ("right", "expected", "code"),
+    [(0.7, [0.6, 0.65, 0.7], 3), (0.45, [0.6, 0.55, 0.5, 0.45], 2)],
 )
-def test_eps_is_moved_until_the_labels_are_sound(right: float, expected: list[float]) -> None:
+def test_eps_is_moved_until_the_labels_are_sound(
+    right: float, expected: list[float], code: int
+) -> None:
     assign, tried = by_eps(right, low=FEW, high=ONE)
     found = guarded_labels(assign, Config(), None, Guard(policy="widen-eps"))
     assert tried == expected
-    assert found.metrics == GOOD.metrics | {"guard": 1, "eps": right}
+    assert found.metrics == GOOD.metrics | {"guard": code, "eps": right}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pipelines.stages import label_stage, labels_path
 from pipelines.train import TrainJob, check, parse
 from reid_core import method as contract
 from reid_core.errors import UsageError
+from reid_core.labelling.engine import Engine
 from reid_core.labelling.guard import Guard
 from reid_core.method import Labels
 from reid_core.tables import IMAGES, LABELS, read_table
@@ -27,7 +28,9 @@ def rows(noise: float) -> np.ndarray:
     return (feature / np.linalg.norm(feature, axis=1, keepdims=True)).astype(np.float32)
 
 
-def stage(folder: Path, number: int, feature: np.ndarray, guard: Guard, **changes: float) -> Labels:
+def stage(
+    folder: Path, number: int, feature: np.ndarray, guard: Guard, shards: int = 1, **changes: float
+) -> Labels:
     """Round ``number`` of hybrid_memory, from two ranks' parts; its labels."""
     image_id = np.arange(COUNT)
     columns = [image_id, [f"{i}.jpg" for i in image_id], ["train"] * COUNT, *[[None] * COUNT] * 3]
@@ -39,6 +42,7 @@ def stage(folder: Path, number: int, feature: np.ndarray, guard: Guard, **change
         folder=str(folder),
         number=number,
         guard=guard,
+        engine=Engine(shards=shards),
     )
     return result["labels"]
 
@@ -51,6 +55,8 @@ def test_sound_labels_pass(tmp_path: Path) -> None:
     labels = stage(tmp_path, 0, rows(0.01), Guard(), eps=0.5)
     assert labels.label[:, 0].tolist() == np.repeat(range(GROUPS), MEMBERS).tolist()
     assert (labels.metrics["guard"], labels.metrics["eps"]) == (0, 0.5)
+    in_blocks = stage(tmp_path, 0, rows(0.01), Guard(), shards=3, eps=0.5)
+    np.testing.assert_array_equal(in_blocks.label, labels.label)
 
 
 def test_labels_of_the_round_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -61,7 +67,7 @@ def test_labels_of_the_round_before(tmp_path: Path, caplog: pytest.LogCaptureFix
     np.testing.assert_array_equal(written(tmp_path, 1).label, first.label)
     assert (again.metrics["guard"], again.metrics["clusters"]) == (1, GROUPS)
     assert again.metrics["label_free"] == 0 < first.metrics["label_free"]
-    assert "no clusters" in caplog.text
+    assert "round 1: no clusters" in caplog.text
     third = stage(tmp_path, 2, rows(0.01), guard, eps=0.5)
     assert third.metrics["guard"] == 0
 
@@ -91,7 +97,7 @@ def test_one_large_cluster(tmp_path: Path, policy: Any, stops: bool) -> None:
         with pytest.raises(ValueError, match=r"one cluster holds 100\.0% of the images; lower"):
             stage(tmp_path, 0, feature, Guard(policy=policy))
     else:
-        assert stage(tmp_path, 0, feature, Guard(policy=policy)).metrics["guard"] == 1
+        assert stage(tmp_path, 0, feature, Guard(policy=policy)).metrics["guard"] == 2
 
 
 def test_flags() -> None:

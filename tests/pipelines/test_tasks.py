@@ -15,7 +15,7 @@ def of(monkeypatch: pytest.MonkeyPatch, blocks: int, *nodes: dict[str, float]) -
 
 
 def test_one_block_takes_the_largest_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert of(monkeypatch, 1, {"CPU": 4}, {"CPU": 16}, {}) == RayTasks(cpus=16, gpu_cpus=0)
+    assert of(monkeypatch, 1, {"CPU": 4}, {"CPU": 16}, {}) == RayTasks(cpus=16, threads=16)
     assert not of(monkeypatch, 1, {"CPU": 2}).gpu
 
 
