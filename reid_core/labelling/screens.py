@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 TILE = 2048  # rows and columns of one product on a CPU
 CHUNK = 128  # values that are compared at once
 BLOCK_VALUES = 2**26  # of one (rows, N) block on a GPU: 256 MiB
+ALIKE = 0.5  # mean product of all pairs of rows above which they are centred before rounding
 BFLOAT16_ROUNDING = 2.0**-8  # largest relative error of rounding to bfloat16
 LONGEST = 1.002  # rows are of unit length to 1e-3
 
@@ -174,38 +175,64 @@ def _multiplier(
 ) -> tuple[Callable[[slice, slice, np.ndarray], object], tuple[np.ndarray, np.ndarray], float]:
     """The fastest way of this CPU to a tile of products; slacks (N,) and (M,), relative error.
 
-    With x = r + e and r in bfloat16, |<x_i, x_j> - <r_i, r_j>| <= |e_i| |x_j| + |r_i| |e_j|, and
-    the product is itself rounded to bfloat16.
+    With x - m = r + e and r in bfloat16, |<x_i - m, x_j - m> - <r_i, r_j>| <= |e_i| |x_j - m| +
+    |r_i| |e_j|, and the product is itself rounded to bfloat16. The centre m is 0 unless the rows are
+    much alike, as those of an untrained network are: their products then differ by less than
+    bfloat16 can tell, unless what all have in common is taken out first.
     """
     error = float32_error(one.shape[1])
     if max(len(one), len(two)) <= TILE or not _has_bfloat16():
         slacks = np.full(len(one), error), np.full(len(two), error)
         return lambda a, b, out: np.matmul(one[a], two[b].T, out=out), slacks, 0.0
-    rough, lost = _rounded(one)
-    other, other_lost = (rough, lost) if one is two else _rounded(two)
+    centre = (one.mean(axis=0) + two.mean(axis=0)) / 2
+    alike = float(centre @ centre) > ALIKE
+    centre *= alike
+    first = _rounded(one, centre)
+    second = first if one is two else _rounded(two, centre)
     product = torch.empty(TILE * TILE, dtype=torch.bfloat16)
 
     def multiply(a: slice, b: slice, out: np.ndarray) -> None:
         rounded = product[: out.size].view(out.shape)
-        torch.from_numpy(out).copy_(torch.mm(rough[a], other[b].T, out=rounded))
+        tile = torch.from_numpy(out)
+        tile.copy_(torch.mm(first.rough[a], second.rough[b].T, out=rounded))
+        if alike:
+            tile += first.shift[a, None]
+            tile += second.shift[b]
 
-    slacks = (
-        LONGEST * lost + (LONGEST + lost) * other_lost.max() + error,
-        LONGEST * other_lost + (LONGEST + other_lost) * lost.max() + error,
+    def slack(own: _Rounded, other: _Rounded) -> np.ndarray:
+        longest, most = other.length.max(), other.lost.max()
+        off = own.lost * longest + (own.length + own.lost) * most + error * own.length * longest
+        return off + alike * (BFLOAT16_ROUNDING * own.length * longest + 2.0**-21)
+
+    slacks = slack(first, second), slack(second, first)
+    return multiply, slacks, 0.0 if alike else BFLOAT16_ROUNDING
+
+
+class _Rounded(NamedTuple):
+    """Rows x (N, D) less a centre m, in bfloat16."""
+
+    rough: Tensor  # (N, D) bfloat16
+    lost: np.ndarray  # (N,) length of what the rounding took
+    length: np.ndarray  # (N,) of x - m
+    shift: (
+        Tensor  # (N,) float32, <x, m> - |m|^2 / 2: those of two rows and their product make <x, y>
     )
-    return multiply, slacks, BFLOAT16_ROUNDING
 
 
-def _rounded(feature: np.ndarray) -> tuple[Tensor, np.ndarray]:
-    """The rows (N, D) in bfloat16, and the length (N,) of what that lost of each."""
+def _rounded(feature: np.ndarray, centre: np.ndarray) -> _Rounded:
+    count = len(feature)
     rough = torch.empty(feature.shape, dtype=torch.bfloat16)
-    lost = torch.empty(len(feature), dtype=torch.float64)
-    for x, r, e in zip(
-        as_tensor(feature).split(TILE), rough.split(TILE), lost.split(TILE), strict=True
+    lost, length, shift = torch.empty(3, count, dtype=torch.float64)
+    m = torch.from_numpy(centre)
+    for x, r, e, size, s in zip(
+        *(t.split(TILE) for t in (as_tensor(feature), rough, lost, length, shift)), strict=True
     ):
-        r.copy_(x)
-        e.copy_((x - r).norm(dim=1))
-    return rough, lost.numpy()
+        rest = x - m
+        r.copy_(rest)
+        e.copy_((rest - r).norm(dim=1))
+        size.copy_(rest.norm(dim=1))
+        s.copy_(x.double() @ m.double() - m.double().square().sum() / 2)
+    return _Rounded(rough, lost.numpy(), length.numpy(), shift.float())
 
 
 def _has_bfloat16() -> bool:

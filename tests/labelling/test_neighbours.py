@@ -31,6 +31,25 @@ def test_tiles_give_the_same(monkeypatch: pytest.MonkeyPatch, bfloat16: bool) ->
     assert_exact(people(700, copies=50), 10)
 
 
+@pytest.mark.parametrize("spread", [0.3, 0.05, 0.01])
+def test_rows_that_are_much_alike(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spread: float
+) -> None:
+    monkeypatch.setattr(screens, "TILE", 96)
+    monkeypatch.setattr(screens, "_has_bfloat16", lambda: True)
+    rows = spread * people(700, copies=50)
+    rows[:, 0] += 1
+    feature = normalised(rows)
+    assert (feature @ feature.T).mean() > 0.8
+    with caplog.at_level("INFO"):
+        assert_exact(feature, 10)
+        found = nearest_between(feature[:500], feature[450:], 10)
+    whole = feature[:500] @ feature[450:].T
+    np.testing.assert_allclose(found[0].similarity, -np.sort(-whole)[:, :10], atol=1e-6)
+    again = [int(r.getMessage().rsplit(", ", 1)[1].split()[0]) for r in caplog.records]
+    assert max(again) < 100  # of 700 and 750 rows
+
+
 def test_row_blocks_of_a_device_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screens, "BLOCK_VALUES", 20_000)
 
