@@ -19,6 +19,7 @@ from reid_core.forecast import (
     misfits,
     whole_run,
 )
+from reid_core.labelling.engine import shards_for
 
 GB = 1e9
 
@@ -40,7 +41,7 @@ def _gpu_memory() -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanJob:
-    """Forecast what every stage needs on one node, and name what would not fit; starts nothing."""
+    """Forecast what every stage needs on nodes of one kind, and name what would not fit; starts nothing."""
 
     images: int
     """Training images."""
@@ -60,8 +61,12 @@ class PlanJob:
     """GPUs of the node."""
     gpu_memory: float = field(default_factory=_gpu_memory)
     """VRAM of a GPU, GB; 80 where this machine has none."""
+    nodes: int = 1
+    """Such nodes in the cluster."""
+    shards: int = 0
+    """Blocks of the label stage; 0: one for every 131,072 images."""
     workers: int | None = None
-    """Train workers; one a GPU when not given, one without GPUs."""
+    """Train workers; one a GPU when not given, one a node without GPUs."""
     rounds: int = 50
     """Rounds of the run."""
     steps: int = 200
@@ -81,7 +86,7 @@ def run(job: PlanJob) -> list[Stage]:
         UsageError: a number is too small.
     """
     for name, value in vars(job).items():
-        least = int(name not in ("bf16", "gpus", "query", "gallery"))
+        least = int(name not in ("bf16", "gpus", "query", "gallery", "shards"))
         if value is not None and value < least:
             raise UsageError(f"--{name.replace('_', '-')} {value}; must be at least {least}")
     machine = Machine(
@@ -90,6 +95,7 @@ def run(job: PlanJob) -> list[Stage]:
         memory=job.memory * GB,
         gpus=job.gpus,
         gpu_memory=job.gpu_memory * GB,
+        nodes=job.nodes,
     )
     work = _work(job)
     stages = forecast(work, machine)
@@ -118,16 +124,19 @@ def _work(job: PlanJob) -> Work:
         eval_every=job.eval_every,
         steps=job.steps,
         batch_size=job.batch_size,
-        workers=job.workers or max(1, job.gpus),
+        workers=job.workers or job.nodes * max(1, job.gpus),
+        shards=shards_for(job.images, job.shards),
     )
 
 
 def _title(work: Work, machine: Machine) -> str:
     units = "with" if machine.bf16 else "without"
     gpus = f", {machine.gpus} GPUs of {_size(machine.gpu_memory)}" if machine.gpus else ", no GPU"
+    nodes = f"{machine.nodes} nodes of " if machine.nodes > 1 else ""
+    parts = f"train workers: {work.workers}, blocks: {work.shards}"
     return (
         f"{work.images:,} images x {work.dim}, {work.query:,} queries x {work.gallery:,} gallery images; "
-        f"{machine.cpus} cores {units} bf16, {_size(machine.memory)} RAM{gpus}, train workers: {work.workers}"
+        f"{nodes}{machine.cpus} cores {units} bf16, {_size(machine.memory)} RAM{gpus}; {parts}"
     )
 
 

@@ -6,14 +6,14 @@ right to a factor of two; the other rows are rougher, and slow disks or networks
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 # CPU: 2 shared cores with AVX-512 BF16, torch 2.15; benchmarks/labels.py, evaluation.py, extraction.py
 CORE_FP32 = 1.1e11  # FLOP/s of a core: half the products of 32,621 x 2048 in 20 CPU-s
 CORE_BF16 = 3.9e11  # the same in 5.6 CPU-s
 RERANK = 7.5e-10  # CPU-s a value of exact products, (2 k + 4) D an image; with SELECT fitted to
-SELECT = 3e-10  # CPU-s a multiplied pair; the k-NN of 12,936 to 126,441 images
+SELECT = 2.5e-9  # CPU-s a multiplied pair; the k-NN of 12,936 x 2048 to 1,000,000 x 256
 JACCARD = 4.8e-5  # CPU-s an image with k1 = 30
 DBSCAN = 2e-5  # CPU-s an image, scores included
 RANK = 5e-9  # CPU-s a pair of query and gallery image, beyond the product
@@ -21,6 +21,7 @@ CORE_IMAGES = 13.0  # images/s a core through ResNet-50 at 256 x 128, fp32
 CORE_DECODES = 4230.0  # images/s a core: decode and normalise
 NONZEROS = 100  # an image, of V after query expansion with k1 = 30
 EDGES = 30  # an image, within eps
+TASKS_PER_NODE = 8  # of a label stage in several blocks
 PROCESS = 0.7e9  # bytes of a Python process with torch, Arrow and compiled loops
 LABEL_ROW = 40.0  # bytes of a row of LABELS in Parquet: 20 measured, doubled for longer paths
 
@@ -37,7 +38,7 @@ ACTIVATIONS = 0.1e9  # bytes an image in training: 66 MB kept for backward, and 
 WEIGHTS = 0.094e9  # bytes of its weights; gradients are one more such, Adam two
 ENCODED = 20e3  # bytes of an encoded image; an assumption
 
-CUT = "blocks of rows as Ray tasks over more nodes (`reid cluster --shards`), a smaller --dim, or more memory"
+CUT = "more blocks (--shards) on more nodes (--nodes), a smaller --dim, or more memory"
 
 MEASURED = (
     "CPU constants measured on 2 shared cores with AVX-512 BF16 (benchmarks/), scaled by cores: a core multiplies "
@@ -64,6 +65,7 @@ class Work:
     steps: int = 200  # optimiser steps a round
     batch_size: int = 256  # B
     workers: int = 1  # train workers
+    shards: int = 1  # blocks of the label stage, see labelling/blocks.py
 
     @property
     def features(self) -> float:
@@ -73,18 +75,29 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A node and its GPUs."""
+    """A node and its GPUs, and how many such there are."""
 
     cpus: int
     memory: float  # bytes of RAM
     bf16: bool  # the CPU has bfloat16 units
     gpus: int = 0
     gpu_memory: float = GPU_MEMORY  # bytes of each
+    nodes: int = 1
+
+    @property
+    def all_cpus(self) -> int:
+        """Cores of all nodes."""
+        return self.nodes * self.cpus
 
     @property
     def gpu_flops(self) -> float:
         """FLOP/s of all GPUs in float32."""
-        return self.gpus * GPU_FP32 * GPU_SHARE
+        return self.nodes * self.gpus * GPU_FP32 * GPU_SHARE
+
+    def for_labels(self, work: Work) -> "Machine":
+        """What the label stage uses: one node for one block, which is one task."""
+        one = replace(self, nodes=1, gpus=min(self.gpus, 1))
+        return self if work.shards > 1 else one
 
 
 class Stage(NamedTuple):
@@ -144,9 +157,9 @@ def extraction(work: Work, machine: Machine) -> Stage:
     return Stage(
         name="extract",
         seconds=_embed_seconds(work.images, machine),
-        ram=PROCESS + work.features,
+        ram=PROCESS + work.features / machine.nodes,
         vram=2 * WEIGHTS + GPU_BLOCK if machine.gpus else 0,
-        disk=work.features + ENCODED * work.images,
+        disk=work.features + ENCODED * work.images,  # a node caches what it reads, at most all
         cure="a smaller --dim, or more memory",
     )
 
@@ -154,35 +167,53 @@ def extraction(work: Work, machine: Machine) -> Stage:
 def neighbours(work: Work, machine: Machine) -> Stage:
     """Exact k-NN: half of the products on a CPU, all on a GPU; then the exact re-ranking on the CPU.
 
-    The label stage holds the features twice: as they came from the workers, and merged.
+    One task holds the features twice: as they came from the workers, and merged. Of several blocks
+    a task holds two, and the nodes share the whole.
     """
-    rows, dim = work.images, work.dim
-    rerank = RERANK * rows * (2 * work.k1 + 4) * dim / machine.cpus
-    candidates = 40.0 * work.k1 * rows
-    rough = 2.0 * rows * dim if machine.bf16 and not machine.gpus else 0
+    used, dim = machine.for_labels(work), work.dim
+    rerank = RERANK * work.images * (2 * work.k1 + 4) * dim / used.all_cpus
+    candidates = 40.0 * work.k1
+    rough = 2.0 * dim if machine.bf16 and not machine.gpus else 0
     if machine.gpus:
-        product = 2.0 * rows**2 * dim / machine.gpu_flops
+        product = 2.0 * work.images**2 * dim / used.gpu_flops
     else:
         flops = CORE_BF16 if machine.bf16 else CORE_FP32
-        product = (rows**2 * dim / flops + SELECT * rows**2 / 2) / machine.cpus
+        product = work.images**2 * (dim / flops + SELECT / 2) / used.all_cpus
+    tasks, rows = tasks_of(work, machine)
     return Stage(
         name="k-NN",
         seconds=product + rerank,
-        ram=PROCESS + 2 * work.features + rough + candidates,
-        vram=work.features + GPU_BLOCK if machine.gpus else 0,
+        ram=tasks * (PROCESS + rows * (rough + candidates)) + held_features(work, machine),
+        vram=4.0 * rows * dim + GPU_BLOCK if machine.gpus else 0,
         disk=0,
         cure=CUT,
     )
 
 
+def tasks_of(work: Work, machine: Machine) -> tuple[int, float]:
+    """Label tasks that run on a node at a time, and the images that each of them reads."""
+    if work.shards == 1:
+        return 1, float(work.images)
+    return machine.gpus or min(TASKS_PER_NODE, machine.cpus), 2 * work.images / work.shards
+
+
+def held_features(work: Work, machine: Machine) -> float:
+    """Bytes of features on a node: of one block twice; of several a node's part, and a copy a task."""
+    tasks, rows = tasks_of(work, machine)
+    if work.shards == 1:
+        return 2 * work.features
+    return work.features / machine.nodes + tasks * 4.0 * rows * work.dim
+
+
 def jaccard(work: Work, machine: Machine) -> Stage:
-    """k-reciprocal graph on the CPU: V by rows and by columns, and the pairs within eps."""
+    """k-reciprocal graph on CPUs: every node reads all of V by rows and by columns, and makes pairs within eps."""
     lists = work.k1 / 30
     row = 8 * work.k1 + lists * (2 * 8 * NONZEROS + 12 * EDGES)  # neighbours, V twice, edges
+    used = machine.for_labels(work)
     return Stage(
         name="Jaccard",
-        seconds=JACCARD * work.images * lists**2 / machine.cpus,
-        ram=PROCESS + 2 * work.features + row * work.images,
+        seconds=JACCARD * work.images * lists**2 / used.all_cpus,
+        ram=tasks_of(work, machine)[0] * PROCESS + held_features(work, machine) + row * work.images,
         vram=0,
         disk=0,
         cure=CUT,
@@ -195,7 +226,7 @@ def dbscan(work: Work, machine: Machine) -> Stage:
     return Stage(
         name="DBSCAN",
         seconds=DBSCAN * work.images / machine.cpus,
-        ram=PROCESS + 2 * work.features + 12 * EDGES * work.images,
+        ram=PROCESS + held_features(work, machine) + 12 * EDGES * work.images,
         vram=whole if machine.gpus and whole <= machine.gpu_memory else 0,
         disk=LABEL_ROW * work.images * (work.rounds + 1),
         cure=CUT,
@@ -216,12 +247,13 @@ def training(work: Work, machine: Machine) -> Stage:
     share = work.batch_size / work.workers
     held = 2 * work.features + 4 * WEIGHTS + ACTIVATIONS * share
     flop = work.batch_size * (3 * FORWARD + 4.0 * work.images * work.dim)
-    copies = (2 + work.workers) * work.features + work.workers * PROCESS
-    flops = machine.gpu_flops if machine.gpus else machine.cpus * CORE_FP32
+    workers = math.ceil(work.workers / machine.nodes)
+    copies = (2 + workers) * work.features + workers * PROCESS
+    flops = machine.gpu_flops if machine.gpus else machine.all_cpus * CORE_FP32
     return Stage(
         name="train",
         seconds=work.steps * flop / flops,
-        ram=copies + (0 if machine.gpus else work.workers * held),
+        ram=copies + (0 if machine.gpus else workers * held),
         vram=held if machine.gpus else 0,
         disk=2 * (4 * WEIGHTS + work.features) + 3 * WEIGHTS,
         cure="a smaller --dim or --batch-size, more nodes or memory, or a method that keeps a row a cluster",
@@ -231,7 +263,7 @@ def training(work: Work, machine: Machine) -> Stage:
 def evaluation(work: Work, machine: Machine) -> Stage:
     """Embed query and gallery once and rank them in blocks of 256 queries."""
     pairs, both = work.query * work.gallery, work.query + work.gallery
-    product = 2.0 * pairs * work.dim / (machine.gpu_flops or machine.cpus * CORE_FP32)
+    product = 2.0 * pairs * work.dim / (machine.gpu_flops or machine.all_cpus * CORE_FP32)
     return Stage(
         name="evaluate",
         seconds=_embed_seconds(both, machine) + product + RANK * pairs / machine.cpus,
@@ -243,5 +275,5 @@ def evaluation(work: Work, machine: Machine) -> Stage:
 
 
 def _embed_seconds(images: int, machine: Machine) -> float:
-    network = machine.gpu_flops / FORWARD or machine.cpus * CORE_IMAGES
-    return images / min(network, machine.cpus * CORE_DECODES)
+    network = machine.gpu_flops / FORWARD or machine.all_cpus * CORE_IMAGES
+    return images / min(network, machine.all_cpus * CORE_DECODES)

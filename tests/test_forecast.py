@@ -56,6 +56,28 @@ def test_memory_of_the_label_stage(images: int, process: float) -> None:
     assert_within_a_factor_of_two(max(stages[n].ram for n in LABELS), process)
 
 
+def test_a_million_in_eight_blocks() -> None:
+    """36 tile tasks on two cores took some 2,400 CPU-s."""
+    million = Work(images=10**6, dim=256, query=0, gallery=0, shards=8)
+    assert_within_a_factor_of_two(by_name(million, CORE)["k-NN"].seconds, 2400)
+
+
+def test_nodes_share_the_work_of_several_blocks() -> None:
+    ten = replace(market(10**7), shards=77)
+    machine = replace(CORE, cpus=64, memory=1e12, gpus=8)
+    one, eight = (by_name(ten, replace(machine, nodes=nodes)) for nodes in (1, 8))
+    for name in ("extract", "k-NN", "Jaccard", "train"):
+        assert one[name].seconds == pytest.approx(8 * eight[name].seconds)
+    assert eight["k-NN"].ram < one["k-NN"].ram / 3
+    assert eight["k-NN"].vram == one["k-NN"].vram < 4e9
+    alone = replace(ten, shards=1)  # one block is one task on one GPU
+    whole = by_name(alone, replace(machine, nodes=8))
+    assert whole["k-NN"].seconds == pytest.approx(64 * eight["k-NN"].seconds, rel=0.1)
+    assert whole["k-NN"].vram > 80e9
+    workers = replace(ten, workers=64)
+    assert by_name(workers, replace(machine, nodes=8))["train"].ram < 2e12
+
+
 def test_parts_of_the_label_stage() -> None:
     stages = by_name(market(32_621), CORE)
     assert_within_a_factor_of_two(stages["k-NN"].seconds, 8.95)
@@ -107,13 +129,13 @@ def test_growth_with_images() -> None:
 
 
 def test_gpus_share_products_and_steps() -> None:
-    machine = replace(CORE, cpus=64, gpus=1)
-    one = by_name(market(10**6), machine)
-    two = by_name(replace(market(10**6), workers=2), replace(machine, gpus=2))
+    machine, million = replace(CORE, cpus=64, gpus=1), replace(market(10**6), shards=8)
+    one = by_name(million, machine)
+    two = by_name(replace(million, workers=2), replace(machine, gpus=2))
     for name in ("train", "k-NN"):
         assert 1.8 < one[name].seconds / two[name].seconds <= 2
     assert two["train"].vram < one["train"].vram
-    assert all(stage.vram == 0 for stage in forecast(market(10**6), CORE))
+    assert all(stage.vram == 0 for stage in forecast(million, CORE))
 
 
 def test_whole_run() -> None:

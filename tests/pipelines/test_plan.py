@@ -34,7 +34,7 @@ def test_gpus_are_named_as_not_measured(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["plan", "--images", "32621", *flags]) == 0
     out = capsys.readouterr().out
     assert "data-sheet values, not run on a GPU" in out
-    assert "4 GPUs of 80.0 GB, train workers: 4" in out
+    assert "4 GPUs of 80.0 GB; train workers: 4, blocks: 1" in out
 
 
 def test_what_does_not_fit_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
