@@ -100,15 +100,21 @@ def density_labels(
 ) -> Labels:
     """DBSCAN of a graph that holds all pairs within ``eps``; see ``cluster``."""
     start = perf_counter()
-    if engine.on_gpu:
-        label, is_core = cuml_dbscan(graph, eps, min_samples, tasks=engine.tasks)
-    else:
-        label, is_core = dbscan(graph, eps, min_samples)
+    label, is_core = density(graph, eps, min_samples, engine)
     seconds = perf_counter() - start
     labels = labels_of(image_id, blocks, label, is_core, engine.tasks)
     labels.metrics["label_free"] = label_free_score(graph, labels.label[:, 0])
     labels.metrics["seconds_dbscan"] = seconds
     return labels
+
+
+def density(
+    graph: Graph, eps: float, min_samples: int, engine: Engine
+) -> tuple[np.ndarray, np.ndarray]:
+    """DBSCAN by the engine's backend: label (N,) int64, -1 outlier, and is_core (N,) bool; no cluster of one."""
+    if engine.on_gpu:
+        return without_singles(*cuml_dbscan(graph, eps, min_samples, tasks=engine.tasks))
+    return without_singles(*dbscan(graph, eps, min_samples))
 
 
 def labels_of(

@@ -62,14 +62,7 @@ def cuml_dbscan(
     check_density(graph, eps, min_samples)
     if budget_bytes is None:
         budget_bytes = int(tasks.get([tasks.submit(free_bytes, gpu=True)])[0])
-    near = graph.distance <= np.float32(eps)
-    graph = Graph(
-        count=graph.count,
-        eps=eps,
-        row=graph.row[near],
-        col=graph.col[near],
-        distance=graph.distance[near],
-    )
+    graph = graph.within(eps)
     logger.info("cuML DBSCAN: %.1f GB of GPU memory a task", budget_bytes / 1e9)
     blocks = plan_blocks(graph, min_samples, budget_bytes)
     for path, number in Counter(block.path for block in blocks).items():

@@ -36,6 +36,11 @@ class Graph:
     col: np.ndarray  # (E,) int32, col > row
     distance: np.ndarray  # (E,) float32, in [0, eps]; 0 for images that cannot be told apart
 
+    def within(self, eps: float) -> "Graph":
+        """The pairs within a smaller radius; compared as float32."""
+        near = self.distance <= np.float32(eps)
+        return Graph(self.count, eps, self.row[near], self.col[near], self.distance[near])
+
 
 class Rows(NamedTuple):
     """Sparse rows: those of row i lie at ``begin[i]:begin[i + 1]``."""

@@ -41,7 +41,7 @@ from reid_core.method import (
     Sizes,
     Step,
 )
-from reid_core.methods.hybrid_memory import own_class_for_outliers
+from reid_core.memory.classes import own_class_for_outliers
 from reid_core.models.ema import Ramp, ema_weight, follow, teacher_of
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.settings import (

@@ -1,9 +1,10 @@
-"""SpCL's hybrid memory (Ge et al., NeurIPS 2020) without its self-paced part: one row an image, kept for the run.
+"""SpCL's hybrid memory (Ge et al., NeurIPS 2020): one row an image, kept for the run; self-paced where ``eps_gap`` > 0.
 
 System A, ``memory: hybrid`` of methods.md 2.3 and 2.4. S source classes, N target images, K classes of a round
 (source classes, clusters, and every outlier as its own), b this rank's share, D feature size. The memory is filled once
-from extracted features; from the second round on its rows are what is clustered. Departure: the release's
--log(p + 1e-6) is a log-softmax here, as methods.md 2.4 says.
+from extracted features; from the second round on its rows are what is clustered. The threshold that the first round
+fixes for self-paced reliability travels in the ``state`` of the LABELS. Departure: the release's -log(p + 1e-6) is a
+log-softmax here, as methods.md 2.4 says.
 """
 
 from collections.abc import Iterator
@@ -16,9 +17,12 @@ from torch import Tensor, nn
 
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import gather_batch
+from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
+from reid_core.labelling.reliability import reliable_clusters
 from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.terms import by_domain
+from reid_core.memory.classes import own_class_for_outliers
 from reid_core.memory.updates import class_means, update_in_order
 from reid_core.method import (
     SOURCE,
@@ -48,6 +52,8 @@ class Config:
 
     eps: float = 0.6
     """DBSCAN radius on the Jaccard distance, in (0, 1)."""
+    eps_gap: float = 0.0
+    """Self-paced: clusters must nearly outlast eps moved so far up and down; 0 trusts all, 0.02 is SpCL's."""
     min_samples: int = 4
     """Neighbours within eps, itself included, that make an image a core point."""
     k1: int = 30
@@ -76,14 +82,21 @@ class Config:
 
     def __post_init__(self) -> None:
         check_clustering(self.eps, self.min_samples, self.k1, self.k2)
+        if not 0 <= self.eps_gap < min(self.eps, 1 - self.eps):
+            raise UsageError(
+                f"eps_gap = {self.eps_gap} with eps = {self.eps}; must not be negative, and eps - eps_gap and "
+                "eps + eps_gap must lie in (0, 1): 0.02 is usual, 0 trusts every cluster"
+            )
         check_training(self)
 
 
 def assign_labels(config: Config, features: Features, previous: Labels | None) -> Labels:
-    """DBSCAN on the k-reciprocal Jaccard distance of the memory rows."""
-    return cluster(
-        features, eps=config.eps, min_samples=config.min_samples, k1=config.k1, k2=config.k2
-    )
+    """DBSCAN on the k-reciprocal Jaccard distance of the memory rows; self-paced, its reliable clusters."""
+    density = {"min_samples": config.min_samples, "k1": config.k1, "k2": config.k2}
+    if not config.eps_gap:
+        return cluster(features, eps=config.eps, **density)
+    radii = (config.eps - config.eps_gap, config.eps, config.eps + config.eps_gap)
+    return reliable_clusters(features, radii, previous=previous, **density)
 
 
 def labels_from(config: Config, number: int) -> LabelSource:
@@ -158,20 +171,6 @@ class Objective(nn.Module):
         return torch.where(batch.domain == SOURCE, batch.label[:, 0], target_row)
 
 
-def own_class_for_outliers(label_N: Tensor, classes: int) -> Tensor:
-    """Classes of all memory rows (S + N,): source 0..S-1, clusters S.., then each outlier its own.
-
-    Args:
-        label_N: int64 cluster of each target image, -1 outlier.
-        classes: S.
-    """
-    outlier_N = label_N < 0
-    clusters = int(label_N.max()) + 1
-    own_N = classes + clusters + outlier_N.cumsum(0) - 1
-    source = torch.arange(classes, device=label_N.device)
-    return torch.cat([source, torch.where(outlier_N, own_N, classes + label_N)])
-
-
 DEMO = Config(
     eps=0.5,
     k1=20,
@@ -182,6 +181,17 @@ DEMO = Config(
     optim=SMALL_OPTIM,
 )
 OMNIGLOT = replace(DEMO, images=OMNIGLOT_IMAGES)
+SPCL = {
+    "usl_market1501": ("Market-1501", (73.1, 88.1, 95.1, 97.0)),
+    "usl_dukemtmc": ("DukeMTMC-reID (withdrawn by its authors)", (65.3, 81.2, 90.3, 92.2)),
+    "usl_msmt17": ("MSMT17", (19.1, 42.3, 55.6, 61.2)),
+    "usl_personx": ("PersonX; no figure (HDCPD Table V repeats Market's)", ()),
+    "uda_d2m": ("--source DukeMTMC-reID, target Market-1501", (76.7, 90.3, 96.2, 97.7)),
+    "uda_m2d": ("--source Market-1501, target DukeMTMC-reID", (68.8, 82.9, 90.1, 92.5)),
+    "uda_m2ms": ("--source Market-1501, target MSMT17", (26.8, 53.7, 65.0, 69.8)),
+    "uda_d2ms": ("--source DukeMTMC-reID, target MSMT17", (26.5, 53.1, 65.8, 70.5)),
+}
+"""The paper with its self-paced part: what it learns from, and its figures."""
 PRESETS = {
     "demo": Preset(
         config=DEMO, about="the synthetic set of `reid synth`, a small network, minutes on a CPU"
@@ -210,4 +220,12 @@ PRESETS = {
     "personx": Preset(
         config=Config(), about="SpCL's settings, PersonX; no figure without self-paced part"
     ),
+    **{
+        f"spcl_{task}": Preset(
+            config=Config(eps_gap=0.02, steps=800 if "MSMT17" in where else 400),
+            about=f"SpCL (arXiv 2006.02713), self-paced; {where}",
+            published=dict(zip(("mAP", "rank1", "rank5", "rank10"), figures, strict=False)),
+        )
+        for task, (where, figures) in SPCL.items()
+    },
 }

@@ -30,7 +30,9 @@ def rows(seed: int) -> Features:
     return Features(image_id=np.arange(300), feature=people(300, seed=seed))
 
 
-def labels_of(features: Features, radii: tuple[float, float, float], previous=None) -> Labels:
+def labels_of(
+    features: Features, radii: tuple[float, float, float], previous: Labels | None = None
+) -> Labels:
     return reliable_clusters(features, radii, min_samples=4, k1=30, k2=6, previous=previous)
 
 
@@ -80,15 +82,14 @@ def test_equals_sets_and_loops(seed: int) -> None:
         without_singles(rng.integers(-1, max(clusters, 1), count), np.ones(count, bool))[0]
         for _ in range(3)
     )
-    lists = [labels.tolist() for labels in (label, tighter, looser)]
-    assert instability(label, looser).tolist() == reference.instability(lists[0], lists[2])
+    own, tight, loose = label.tolist(), tighter.tolist(), looser.tolist()
+    assert instability(label, looser).tolist() == reference.instability(own, loose)
     threshold = 0.7
     if label.max() >= 0:
-        threshold = reference.threshold(lists[0], lists[2])
+        threshold = reference.threshold(own, loose)
         assert independence_threshold(label, looser) == threshold
-    assert reliable(label, tighter, looser, threshold).tolist() == reference.reliable(
-        *lists, threshold
-    )
+    kept = reliable(label, tighter, looser, threshold)
+    assert kept.tolist() == reference.reliable(own, tight, loose, threshold)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -7,7 +7,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reid_core import method as contract
 from reid_core.method import SOURCE, TARGET
 from tests.methods import small_run
 from tests.ranks import run_ranks
@@ -149,8 +148,3 @@ def test_two_runs_are_bit_equal(folder: Path, name: str) -> None:
     config = small_run.settings(name, "fp32")
     one, two = (small_run.run(folder, name, config, False, 3) for _ in range(2))
     compare(one, two, 0.0)
-
-
-def test_outliers_become_classes_of_their_own() -> None:
-    numbers = contract.load("hybrid_memory").own_class_for_outliers(torch.tensor([1, -1, 0, -1]), 2)
-    assert numbers.tolist() == [0, 1, 3, 4, 2, 5]
