@@ -4,17 +4,23 @@
 all threads), wall seconds and memory beyond the features, and the ratios to half an N x N product (in
 bfloat16 where the CPU has units for it), to faiss's exact search, and for small sizes to the dense
 distance with scikit-learn's DBSCAN, whose labels must be the same.
+
+``--shards 5`` measures `reid cluster` instead, on that many blocks as tasks of a local Ray: CPU seconds
+and peak memory of all processes, and whether the labels are those of one process (``--compare-up-to``).
 """
 
 import argparse
 from functools import partial
+from tempfile import TemporaryDirectory
 
 import faiss
 import numpy as np
+import pyarrow as pa
 import torch
 from sklearn.cluster import DBSCAN
 
-from benchmarks.measure import Cost, cost, in_own_process, people
+from benchmarks.measure import Cost, cost, cost_of_all, in_own_process, people
+from pipelines.cluster import ClusterJob, run
 from reid_core.labelling import screens
 from reid_core.labelling.blocks import Blocks
 from reid_core.labelling.clusters import cluster, confidence, without_singles
@@ -24,6 +30,7 @@ from reid_core.labelling.neighbours import nearest
 from reid_core.labelling.quality import label_free_score
 from reid_core.labelling.tasks import InProcess
 from reid_core.method import Features
+from reid_core.tables import features_table, write_table
 from tests.reference.jaccard import jaccard_distance
 
 EPS, MIN_SAMPLES, K1, K2 = 0.6, 4, 30, 6
@@ -91,6 +98,32 @@ def report(count: int, dim: int, seed: int, *, faiss_too: bool, dense: bool) -> 
         )
 
 
+def report_tasks(count: int, dim: int, seed: int, shards: int, *, compare: bool) -> None:
+    """Measure and print `reid cluster` on one size in blocks."""
+    feature, pid, camid = people(count, dim, seed)
+    images = pa.table({"image_id": np.arange(count), "pid": pid, "camid": camid.astype(np.int16)})
+    with TemporaryDirectory() as folder:
+        path = f"{folder}/features.parquet"
+        write_table(features_table(images, np.arange(count), feature), path)
+        del feature
+        job = ClusterJob(
+            features=path, out=f"{folder}/labels.parquet", shards=shards, eps=EPS, k1=K1, k2=K2
+        )
+        with cost_of_all() as spent:
+            labels = run(job)
+        print(
+            f"N {count}, D {dim}, seed {seed}, {shards} blocks as Ray tasks, Ray's start included"
+        )
+        print(
+            f"  all processes {spent.cpu:8.2f} CPU-s {spent.wall:8.2f} s, peak {spent.memory:.0f} MB more"
+        )
+        print(f"  {labels.metrics['clusters']:.0f} clusters")
+        if compare:
+            rows = Features(image_id=np.arange(count), feature=people(count, dim, seed)[0])
+            alone = cluster(rows, eps=EPS, min_samples=MIN_SAMPLES, k1=K1, k2=K2)
+            print(f"  labels of one process equal: {np.array_equal(alone.label, labels.label)}")
+
+
 def main() -> None:
     """Read the sizes and measure each in its own process."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -99,9 +132,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--faiss-up-to", type=int, default=40_000, help="largest size for faiss")
     parser.add_argument("--dense-up-to", type=int, default=4000, help="and for the dense twin")
+    parser.add_argument("--shards", type=int, default=0, help="blocks, as tasks of a local Ray")
+    parser.add_argument("--compare-up-to", type=int, default=20_000, help="with one process")
     args = parser.parse_args()
     for count in args.images:
         for seed in args.seeds:
+            if args.shards:
+                compare = count <= args.compare_up_to
+                case = partial(report_tasks, compare=compare)
+                in_own_process(case, count, args.dim, seed, args.shards)
+                continue
             sizes = {"faiss_too": count <= args.faiss_up_to, "dense": count <= args.dense_up_to}
             in_own_process(partial(report, **sizes), count, args.dim, seed)
 

@@ -1,17 +1,20 @@
 """What the benchmarks share: CPU time over all threads, peak memory, one process a case, features."""
 
 import resource
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+import psutil
 
 BLOCK_ROWS = 1024
+SAMPLE_S = 0.2
 
 
 @dataclass
@@ -32,6 +35,42 @@ def cost() -> Iterator[Cost]:
     spent.cpu = time.process_time() - cpu
     spent.wall = time.perf_counter() - wall
     spent.memory = _peak() - memory
+
+
+@contextmanager
+def cost_of_all() -> Iterator[Cost]:
+    """Measure this process and all below it, such as those of a local Ray; memory in steps of ``SAMPLE_S``.
+
+    What processes share counts once: the sum of proportional set sizes, MB above that at the start.
+    """
+    spent, ended = Cost(), threading.Event()
+    cpu: dict[int, float] = {}
+    before = _of_all(cpu)
+    start, already = time.perf_counter(), dict(cpu)
+
+    def watch() -> None:
+        while not ended.wait(SAMPLE_S):
+            spent.memory = max(spent.memory, _of_all(cpu) - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    yield spent
+    ended.set()
+    watcher.join()
+    _of_all(cpu)
+    spent.wall = time.perf_counter() - start
+    spent.cpu = sum(seconds - already.get(pid, 0.0) for pid, seconds in cpu.items())
+
+
+def _of_all(cpu: dict[int, float]) -> float:
+    """Memory of the processes there are, MB; their CPU seconds are noted in ``cpu`` by process id."""
+    memory, own = 0.0, psutil.Process()
+    for process in [own, *own.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            memory += process.memory_full_info().pss / 2**20
+            times = process.cpu_times()
+            cpu[process.pid] = times.user + times.system
+    return memory
 
 
 def _peak() -> float:
