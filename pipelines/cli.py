@@ -17,6 +17,7 @@ VERBS = {
     "labels": "what became of the clusters between two label tables: reid labels diff A B",
     "train": "learn an embedding without labels: reid train METHOD",
     "evaluate": "mAP and CMC of a run, a checkpoint or feature tables",
+    "picture": "what a run learnt, as a PNG: reid picture RUN --what hierarchy|tsne|quality",
 }
 
 

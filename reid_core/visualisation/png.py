@@ -1,0 +1,14 @@
+"""A figure as the content of a PNG file."""
+
+from io import BytesIO
+
+from matplotlib.figure import Figure
+
+DPI = 120
+
+
+def png(figure: Figure) -> bytes:
+    """Draw the figure; no window is opened."""
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=DPI)
+    return content.getvalue()
