@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.cluster import DBSCAN
 
 from reid_core.labelling.cuml_dbscan import cuml_class, free_bytes
+from reid_core.labelling.screens import import_faiss
 
 Metric = Literal["euclidean", "cosine"]
 KMEANS_ROUNDS = 30  # of assignment and mean
@@ -64,10 +65,10 @@ def kmeans(
         is_core: (N,) bool, all True.
 
     Raises:
+        UsageError: faiss is not installed.
         ValueError: ``clusters`` is out of range.
     """
-    import faiss
-
+    faiss = import_faiss("cluster by density")
     count, dim = feature.shape
     if not 1 <= clusters <= count:
         raise ValueError(f"k-means: clusters must lie in 1..{count} (images), got {clusters}")

@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -71,13 +71,7 @@ def screen_faiss(one: np.ndarray, two: np.ndarray, keep: int, device: torch.devi
     Raises:
         UsageError: faiss is not installed.
     """
-    try:
-        import faiss
-    except ImportError as error:
-        raise UsageError(
-            "k-NN backend 'faiss' is not installed: pip install 'reid[cpu]' or 'reid[gpu]', "
-            "or choose the backend 'torch'"
-        ) from error
+    faiss = import_faiss("choose the k-NN backend 'torch'")
     search = faiss.knn
     if device.type == "cuda" and faiss.get_num_gpus():
         search = partial(faiss.knn_gpu, faiss.StandardGpuResources())
@@ -97,6 +91,21 @@ BACKENDS: dict[str, Callable[[np.ndarray, np.ndarray, int, torch.device], Both]]
     "torch": screen_torch,
     "faiss": screen_faiss,
 }
+
+
+def import_faiss(otherwise: str) -> Any:
+    """The module faiss, which is an extra.
+
+    Raises:
+        UsageError: it is not installed; says what to do ``otherwise``.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise UsageError(
+            f"faiss is not installed: pip install 'reid[cpu]' or 'reid[gpu]', or {otherwise}"
+        ) from error
+    return faiss
 
 
 def as_tensor(feature: np.ndarray) -> Tensor:

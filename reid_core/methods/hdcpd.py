@@ -27,6 +27,7 @@ from reid_core.labelling.clusters import cluster
 from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.distillation import feature_distance, probability_distance
 from reid_core.losses.hardest import batch_nce, hardest_nce
+from reid_core.memory.classes import own_class_for_outliers
 from reid_core.memory.updates import class_means, update_hardest, update_in_order
 from reid_core.method import (
     SOURCE,
@@ -41,7 +42,6 @@ from reid_core.method import (
     Sizes,
     Step,
 )
-from reid_core.memory.classes import own_class_for_outliers
 from reid_core.models.ema import Ramp, ema_weight, follow, teacher_of
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.settings import (

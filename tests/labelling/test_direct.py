@@ -1,8 +1,11 @@
+import sys
+
 import numpy as np
 import pytest
 from sklearn.cluster import DBSCAN
 from sklearn.metrics import adjusted_rand_score
 
+from reid_core.errors import UsageError
 from reid_core.labelling.direct import feature_dbscan, kmeans
 from tests.reference.features import people
 
@@ -53,3 +56,9 @@ def test_kmeans_finds_people_and_repeats() -> None:
 def test_kmeans_refuses_impossible_numbers(clusters: int) -> None:
     with pytest.raises(ValueError, match=r"1\.\.5"):
         kmeans(people(5), clusters, 0)
+
+
+def test_k_means_needs_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UsageError, match=r"faiss is not installed.*or cluster by density"):
+        kmeans(people(20), 2, 0)
