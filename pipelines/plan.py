@@ -19,14 +19,10 @@ from reid_core.forecast import (
     misfits,
     whole_run,
 )
+from reid_core.hardware import has_bfloat16
 from reid_core.labelling.engine import shards_for
 
 GB = 1e9
-
-
-def _has_bf16() -> bool:
-    units = torch.cpu.get_capabilities()
-    return bool(units.get("avx512_bf16") or units.get("amx_bf16"))
 
 
 def _memory() -> float:
@@ -53,7 +49,7 @@ class PlanJob:
     """Gallery images of an evaluation; as many as --images when not given."""
     cpus: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Cores of the node; like all of the node, this machine's when not given."""
-    bf16: bool = field(default_factory=_has_bf16)
+    bf16: bool = field(default_factory=has_bfloat16)
     """Whether its cores have bfloat16 units (AVX512_BF16 or AMX)."""
     memory: float = field(default_factory=_memory)
     """RAM of the node, GB (1e9 bytes)."""

@@ -23,7 +23,7 @@ from pipelines.extraction import BadImages, BlockEmbedder, embed_all, shard_bloc
 from pipelines.meeting import Stage, meet
 from pipelines.progress import forward_logs
 from pipelines.runtime import STAGE_GPUS
-from pipelines.stages import Part, evaluation_stage, label_stage, labels_path
+from pipelines.stages import Labelling, Part, evaluation_stage, label_stage, labels_path
 from reid_core import distributed, method
 from reid_core.checkpoint import load_state, save_state
 from reid_core.data.decode import ImageStore
@@ -202,15 +202,17 @@ class Worker:
                 name=f"labels of round {number}",
                 function=label_stage,
                 arguments={
-                    "method": self.spec.method,
-                    "config": self.config,
+                    "run": Labelling(
+                        method=self.spec.method,
+                        config=self.config,
+                        folder=self.spec.folder,
+                        guard=self.spec.guard,
+                        engine=self.spec.engine,
+                    ),
                     "images": {
                         n: self.images[n].select(["image_id", "path", "camid"]) for n in names
                     },
-                    "folder": self.spec.folder,
                     "number": number,
-                    "guard": self.spec.guard,
-                    "engine": self.spec.engine,
                 },
                 events=self.spec.events,
                 threads=self.spec.threads,

@@ -3,7 +3,7 @@
 A part is one rank's rows: for each name (``target``, ``source``, ``test``) image ids (m,) and features (m, D).
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,28 +40,27 @@ def merge(parts: list[Part], name: str, image_id: np.ndarray) -> np.ndarray:
     return feature if (order == np.arange(len(order))).all() else feature[order]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Labelling:
+    """What the label stages of a run have in common."""
+
+    method: str  # its name; says where the labels of a round come from
+    config: Any  # its Config
+    folder: str  # of the run (path or URI); see ``labels_path``
+    guard: Guard  # what labels found by clustering or kept by a method may look like, and what else happens
+    engine: Engine  # what computes the labels, and where
+
+
 def label_stage(
-    parts: list[Part],
-    *,
-    method: str,
-    config: Any,
-    images: dict[str, pa.Table],
-    folder: str,
-    number: int,
-    guard: Guard,
-    engine: Engine,
+    parts: list[Part], *, run: Labelling, images: dict[str, pa.Table], number: int
 ) -> dict[str, Any]:
     """Cluster the target rows, write the LABELS table, and return what every rank needs for its round.
 
     Args:
         parts: of all ranks; with ``group`` (m, L), any cluster numbers, where the labels are given.
-        method: its name; says where the labels of the round come from.
-        config: its Config.
+        run: what the rounds have in common.
         images: IMAGES sorted by id, of ``target`` and of ``source`` where there is one.
-        folder: of the run (path or URI); see ``labels_path``.
         number: of the round.
-        guard: what labels found by clustering or kept by a method may look like, and what happens otherwise.
-        engine: what computes the labels, and where.
 
     Returns:
         ``labels`` and, for each name in the parts, its features in ``image_id`` order.
@@ -73,34 +72,35 @@ def label_stage(
     feature = {n: merge(parts, n, images[n].column("image_id").to_numpy()) for n in names}
     before = None
     if number:
-        previous = labels_path(folder, number - 1)
+        previous = labels_path(run.folder, number - 1)
         if not exists(previous):
             raise ValueError(
                 f"{previous}: missing, and needed to go on; restore it or start under another --name"
             )
         before = Labels.from_table(read_table(previous, LABELS), previous)
+    method, config = contract.load(run.method), run.config
     image_id = images["target"].column("image_id").to_numpy()
-    source = contract.labels_from(contract.load(method), config, number)
+    source = contract.labels_from(method, config, number)
     if source in ("extracted", "memory"):
-        features = Features(image_id=image_id, feature=feature["target"], engine=engine)
+        features = Features(image_id=image_id, feature=feature["target"], engine=run.engine)
         labels = guarded_labels(
-            lambda config: contract.load(method).assign_labels(config, features, before),
+            lambda config: method.assign_labels(config, features, before),
             config,
             before,
-            guard,
+            run.guard,
             f"round {number}",
         )
     elif source == "keep" and before:
-        now = given_labels(image_id, before.label, feature.get("target"), config, engine)
+        now = given_labels(image_id, before.label, feature.get("target"), config, run.engine)
         labels = replace(before, metrics=now.metrics)
     else:
         group = merge(parts, "group", image_id)
-        labels = given_labels(image_id, group, feature.get("target"), config, engine)
+        labels = given_labels(image_id, group, feature.get("target"), config, run.engine)
         if source == "online":
-            policy = "stop" if guard.policy == "stop" else "warn"  # nothing to cluster anew
-            mild = replace(guard, policy=policy)
+            policy = "stop" if run.guard.policy == "stop" else "warn"  # nothing to cluster anew
+            mild = replace(run.guard, policy=policy)
             labels = guarded_labels(lambda _: labels, config, before, mild, f"round {number}")
-    write_table(label_table(labels, images["target"]), labels_path(folder, number))
+    write_table(label_table(labels, images["target"]), labels_path(run.folder, number))
     return {"labels": labels, "feature": feature}
 
 

@@ -4,12 +4,15 @@ HCD, methods.md 3.6 and 3.7. R bank rows (S source prototypes first), B images, 
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from reid_core.labelling.propagation import mutual_nearest, reach_first
+from reid_core.labelling.propagation import reach_first
+
+LINES = 16  # of which the rows are gathered at a time: they fit a CPU's cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,8 @@ class NeighbourRule:
     sigma: float = 0.25  # the score that the neighbour must exceed
 
 
-class Neighbourhood(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Neighbourhood:
     """The nearest rows of the bank, and how similar they are to each other."""
 
     row_Bn: Tensor  # int64; the image itself first, then by falling similarity
@@ -31,7 +35,21 @@ class Neighbourhood(NamedTuple):
 
     def linked(self, count: int, threshold: float) -> Tensor:
         """Mutual ``count`` nearest pairs inside the neighbourhood above a similarity, (B, n, n) bool."""
-        return mutual_nearest(self.similarity_Bnn, count) & (self.similarity_Bnn > threshold)
+        near_Bnn = self._rank < count
+        return near_Bnn & near_Bnn.mT & (self.similarity_Bnn > threshold)
+
+    @cached_property
+    def _rank(self) -> Tensor:
+        """The place of each node (last) among the most similar ones of another, from 0."""
+        order_Bnn = self.similarity_Bnn.argsort(dim=2, descending=True, stable=True)
+        place_n = torch.arange(order_Bnn.shape[2], device=order_Bnn.device)
+        return torch.empty_like(order_Bnn).scatter_(2, order_Bnn, place_n.expand_as(order_Bnn))
+
+
+def similarities(row_RD: Tensor, place_Bn: Tensor) -> Tensor:
+    """Inner products of the rows at each line's places, (B, n, n)."""
+    lines = (row_RD[part] for part in place_Bn.split(LINES))
+    return torch.cat([x_BnD @ x_BnD.mT for x_BnD in lines])
 
 
 def neighbourhood(bank_RD: Tensor, row_B: Tensor, count: int, first: int = 0) -> Neighbourhood:
@@ -42,8 +60,7 @@ def neighbourhood(bank_RD: Tensor, row_B: Tensor, count: int, first: int = 0) ->
     similarity_BR = bank_RD[row_B] @ bank_RD[first:].T
     similarity_BR.scatter_(1, (row_B - first)[:, None], torch.inf)
     row_Bn = first + similarity_BR.topk(min(count, similarity_BR.shape[1])).indices
-    x_BnD = bank_RD[row_Bn]
-    return Neighbourhood(row_Bn, x_BnD @ x_BnD.mT)
+    return Neighbourhood(row_Bn, similarities(bank_RD, row_Bn))
 
 
 def best_neighbours(

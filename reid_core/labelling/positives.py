@@ -7,10 +7,16 @@ Classification (CVPR 2020), as its release does it (methods.md 5.2). b queries, 
 import torch
 from torch import Tensor
 
+from reid_core.hardware import has_bfloat16
+
 CHUNK = 64
 """Candidates of a query that are judged at a time: most walks are short."""
 HELD = 2**25
 """Similarities held at a time while candidates are judged."""
+ERROR = 2**-6
+"""By more than any product of unit rows in bfloat16 is off: three roundings of 2^-8 (rows, result), and sums."""
+FEW = 64
+"""Where more than one of so many products is unsure, it is faster to make all of them exactly."""
 
 
 @torch.no_grad()
@@ -80,11 +86,46 @@ def _walk(
 
 
 def _ranks(candidate_P: Tensor, row_P: Tensor, memory_ND: Tensor) -> Tensor:
-    """How many images are more similar to each candidate than the image ``row_P`` is, (P,) int64."""
-    rank_P = torch.empty_like(candidate_P)
+    """How many images are more similar to each candidate than the image ``row_P`` is, (P,) int32."""
+    rank_P = torch.empty_like(candidate_P, dtype=torch.int32)  # sums are faster than in int64
+    coarse_ND = memory_ND.bfloat16() if has_bfloat16(memory_ND.device) else None
     # Sorted, so that a candidate of many queries is compared with the memory once.
     for pair in candidate_P.argsort().split(max(1, HELD // len(memory_ND))):
-        candidate, which_p = candidate_P[pair].unique(return_inverse=True)
-        similarity_pN = (memory_ND[candidate] @ memory_ND.T)[which_p]
-        rank_P[pair] = (similarity_pN > similarity_pN.gather(1, row_P[pair, None])).sum(dim=1)
+        block = candidate_P[pair], row_P[pair], memory_ND
+        found_p = None if coarse_ND is None else _screened_ranks(*block, coarse_ND)
+        rank_P[pair] = _exact_ranks(*block) if found_p is None else found_p
     return rank_P
+
+
+def _exact_ranks(candidate_p: Tensor, row_p: Tensor, memory_ND: Tensor) -> Tensor:
+    similarity_pN = _similarities(candidate_p, memory_ND)
+    above_pN = similarity_pN > similarity_pN.gather(1, row_p[:, None])
+    return above_pN.sum(dim=1, dtype=torch.int32)
+
+
+def _screened_ranks(
+    candidate_p: Tensor, row_p: Tensor, memory_ND: Tensor, coarse_ND: Tensor
+) -> Tensor | None:
+    """The same by products in bfloat16, of which the unsure ones are made again; None where these are many."""
+    similarity_pN = _similarities(candidate_p, coarse_ND)
+    limit_p = _products(candidate_p, row_p, memory_ND)
+    above_pN = similarity_pN > (limit_p + ERROR)[:, None]
+    unsure_pN = (similarity_pN >= (limit_p - ERROR)[:, None]) & ~above_pN
+    if FEW * unsure_pN.sum(dtype=torch.int32) > unsure_pN.numel():
+        return None
+    place_U, image_U = unsure_pN.nonzero().unbind(1)
+    more_U = _products(candidate_p[place_U], image_U, memory_ND) > limit_p[place_U]
+    return above_pN.sum(dim=1, dtype=torch.int32).index_add_(0, place_U, more_U.int())
+
+
+def _similarities(candidate_p: Tensor, row_ND: Tensor) -> Tensor:
+    """Of each candidate to all images, (p, N)."""
+    candidate, which_p = candidate_p.unique(return_inverse=True)
+    return (row_ND[candidate] @ row_ND.T)[which_p]
+
+
+def _products(one_U: Tensor, two_U: Tensor, row_ND: Tensor) -> Tensor:
+    """Of pairs of rows, (U,)."""
+    size = max(1, HELD // row_ND.shape[1])
+    parts = zip(one_U.split(size), two_U.split(size), strict=True)
+    return torch.cat([(row_ND[one] * row_ND[two]).sum(dim=1) for one, two in parts])

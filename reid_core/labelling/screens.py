@@ -18,6 +18,7 @@ from numba import njit
 from torch import Tensor
 
 from reid_core.errors import UsageError
+from reid_core.hardware import has_bfloat16
 from reid_core.threads import over_rows
 
 logger = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ def _multiplier(
     bfloat16 can tell, unless what all have in common is taken out first.
     """
     error = float32_error(one.shape[1])
-    if max(len(one), len(two)) <= TILE or not _has_bfloat16():
+    if max(len(one), len(two)) <= TILE or not has_bfloat16():
         slacks = np.full(len(one), error), np.full(len(two), error)
         return lambda a, b, out: np.matmul(one[a], two[b].T, out=out), slacks, 0.0
     centre = (one.mean(axis=0) + two.mean(axis=0)) / 2
@@ -242,11 +243,6 @@ def _rounded(feature: np.ndarray, centre: np.ndarray) -> _Rounded:
         size.copy_(rest.norm(dim=1))
         s.copy_(x.double() @ m.double() - m.double().square().sum() / 2)
     return _Rounded(rough, lost.numpy(), length.numpy(), shift.float())
-
-
-def _has_bfloat16() -> bool:
-    units = torch.cpu.get_capabilities()
-    return bool(units.get("avx512_bf16") or units.get("amx_bf16"))
 
 
 @njit(nogil=True, cache=True)

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid_core.labelling.components import smallest_linked
-from reid_core.labelling.neighbourhood import Neighbourhood
+from reid_core.labelling.neighbourhood import Neighbourhood, similarities
 from reid_core.labelling.propagation import reach_first
 from reid_core.labelling.splitting import SplitRule, split
-from reid_core.memory.updates import class_means
 
 SMALL = 4  # a cluster of so many images stays whole
 CELLS = 2**24  # similarities in one block of padded clusters
@@ -42,15 +42,26 @@ def smallest_member(label_R: Tensor, names: int) -> Tensor:
 
 
 def occurs_before(x_Bn: Tensor) -> Tensor:
-    """Whether the same value stands earlier in its line, (B, n) bool; O(B n^2)."""
-    return (x_Bn[:, :, None] == x_Bn[:, None, :]).tril(-1).any(dim=2)
+    """Whether the same value stands earlier in its line, (B, n) bool."""
+    value_Bn, place_Bn = x_Bn.sort(dim=1, stable=True)
+    again_Bn = F.pad(value_Bn.diff(dim=1) == 0, (1, 0))
+    return torch.zeros_like(again_Bn).scatter_(1, place_Bn, again_Bn)
 
 
 def means_of(bank_RD: Tensor, label_R: Tensor, label_C: Tensor) -> Tensor:
-    """Arithmetic means (C, D), not normalised, of the rows that carry each of the distinct labels (C,)."""
+    """Arithmetic means (C, D), not normalised, of the rows that carry each of the distinct labels (C,).
+
+    Reads no other rows, and copies none.
+    """
     place_R = torch.full_like(label_R, -1)
     place_R[label_C] = torch.arange(len(label_C), device=label_C.device)
-    return class_means(bank_RD, place_R[label_R], len(label_C))
+    place_R = place_R[label_R]
+    row_M = (place_R >= 0).nonzero()[:, 0]
+    place_M, order = place_R[row_M].sort(stable=True)
+    size_C = place_M.bincount(minlength=len(label_C))
+    start_C = size_C.cumsum(0) - size_C
+    sums_CD = F.embedding_bag(row_M[order], bank_RD, start_C, mode="sum")
+    return sums_CD / size_C[:, None].to(sums_CD)
 
 
 class Nodes(NamedTuple):
@@ -182,9 +193,9 @@ class LabelHierarchy(nn.Module):
         linked_Bnn = near.linked(rule.connect, rule.threshold)
         linked_Bnn &= node_Bn[:, :, None] & node_Bn[:, None, :]
         label_C, place_Bn = label_Bn.unique(return_inverse=True)
-        x_BnD = means_of(bank_RD, label_R, label_C)[place_Bn]
-        x_BnD[:, 0] = bank_RD[near.row_Bn[:, 0]]
-        score_Bn = reach_first(x_BnD @ x_BnD.mT, linked_Bnn, rule.alpha)
+        row_ED = torch.cat([means_of(bank_RD, label_R, label_C), bank_RD[near.row_Bn[:, 0]]])
+        place_Bn[:, 0] = torch.arange(len(label_C), len(row_ED), device=place_Bn.device)
+        score_Bn = reach_first(similarities(row_ED, place_Bn), linked_Bnn, rule.alpha)
         merged_Bn = (score_Bn > rule.sigma) & (label_Bn >= self.sources)
         if level + 1 < len(self.label_HR):
             above_Bn = self.label_HR[level + 1][near.row_Bn]

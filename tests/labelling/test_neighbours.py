@@ -27,7 +27,7 @@ def test_equals_all_products_at_once(backend: str, count: int, k: int) -> None:
 @pytest.mark.parametrize("bfloat16", [False, True])
 def test_tiles_give_the_same(monkeypatch: pytest.MonkeyPatch, bfloat16: bool) -> None:
     monkeypatch.setattr(screens, "TILE", 96)
-    monkeypatch.setattr(screens, "_has_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(screens, "has_bfloat16", lambda: bfloat16)
     assert_exact(people(700, copies=50), 10)
 
 
@@ -36,7 +36,7 @@ def test_rows_that_are_much_alike(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spread: float
 ) -> None:
     monkeypatch.setattr(screens, "TILE", 96)
-    monkeypatch.setattr(screens, "_has_bfloat16", lambda: True)
+    monkeypatch.setattr(screens, "has_bfloat16", lambda: True)
     rows = spread * people(700, copies=50)
     rows[:, 0] += 1
     feature = normalised(rows)
@@ -125,7 +125,7 @@ def test_blocks_merge_to_the_whole(
     monkeypatch: pytest.MonkeyPatch, backend: str, bfloat16: bool
 ) -> None:
     monkeypatch.setattr(screens, "TILE", 64)
-    monkeypatch.setattr(screens, "_has_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(screens, "has_bfloat16", lambda: bfloat16)
     feature = people(300, copies=40)
     starts, k = [0, 120, 293], 10  # the last block has fewer rows than neighbours
     blocks = np.split(feature, starts[1:])

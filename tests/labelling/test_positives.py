@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from reid_core.labelling import positives
 from reid_core.labelling.positives import predict_positives
@@ -53,6 +54,47 @@ def test_blocks_do_not_change_the_result(held: int, monkeypatch: pytest.MonkeyPa
     want = predict(memory, row)
     monkeypatch.setattr(positives, "HELD", held)
     assert predict(memory, row) == want
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(4))
+def test_products_in_bfloat16_do_not_change_a_rank(
+    seed: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = reference.unit_rows(60, 5, seed).to(dtype)
+    memory[7] = memory[8]  # equal rows rank equally
+    memory[9] = 0  # never seen
+    candidate, row = torch.arange(60).repeat_interleave(60), torch.arange(60).repeat(60)
+    monkeypatch.setattr(positives, "FEW", 0)
+    found = positives._screened_ranks(candidate, row, memory, memory.bfloat16())
+    assert found is not None
+    similarity = memory.double() @ memory.double().T
+    more = similarity[:, None, :] - similarity[:, :, None]
+    margin = 1e-6 if dtype == torch.float32 else 1e-12
+    least, most = (more > margin).sum(dim=2).flatten(), (more > -margin).sum(dim=2).flatten()
+    assert ((least <= found) & (found <= most)).all()
+    if dtype == torch.float64:
+        assert (found.view(60, 60)[:, 7] == found.view(60, 60)[:, 8]).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("few", [0, 64])
+@pytest.mark.parametrize("units", [False, True])
+def test_screened_or_not_is_the_same(
+    seed: int, few: int, units: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, row = reference.unit_rows(300, 16, seed), list(range(0, 300, 7))
+    monkeypatch.setattr(positives, "has_bfloat16", lambda _: units)
+    monkeypatch.setattr(positives, "FEW", few)
+    found = predict(memory, row, threshold=0.4, min_window=3)
+    assert found == [reference.positives(memory, i, 0.4, 3) for i in row]
+
+
+def test_a_product_in_bfloat16_is_off_by_less_than_is_allowed_for() -> None:
+    memory = reference.unit_rows(500, 2048, 0).float()
+    memory[250:] = F.normalize(memory[:250] + 0.01 * memory[250:], dim=1)
+    coarse = memory.bfloat16()
+    assert (memory @ memory.T - (coarse @ coarse.T).float()).abs().max() < positives.ERROR
 
 
 def test_images_may_be_renumbered() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipelines.stages import label_stage, labels_path
+from pipelines.stages import Labelling, label_stage, labels_path
 from reid_core import method as contract
 from reid_core.distributed import check_equal_on_ranks
 from reid_core.errors import UsageError
@@ -79,13 +79,15 @@ def stage(path: Path, number: int, ranks: int) -> Labels:
     columns = [image_id, [f"{i}.jpg" for i in image_id], ["train"] * COUNT, *[[None] * COUNT] * 3]
     result = label_stage(
         [{"target": (image_id[r::ranks], feature[r::ranks])} for r in range(ranks)],
-        method="hybrid_memory",
-        config=hybrid_memory.Config(eps=0.55, eps_gap=0.1),
+        run=Labelling(
+            method="hybrid_memory",
+            config=hybrid_memory.Config(eps=0.55, eps_gap=0.1),
+            folder=str(path),
+            guard=Guard(),
+            engine=Engine(),
+        ),
         images={"target": pa.table(columns, schema=IMAGES)},
-        folder=str(path),
         number=number,
-        guard=Guard(),
-        engine=Engine(),
     )
     return result["labels"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.stages import label_stage, labels_path
+from pipelines.stages import Labelling, label_stage, labels_path
 from pipelines.train import TrainJob, check, parse
 from reid_core import method as contract
 from reid_core.errors import UsageError
@@ -36,13 +36,15 @@ def stage(
     columns = [image_id, [f"{i}.jpg" for i in image_id], ["train"] * COUNT, *[[None] * COUNT] * 3]
     result = label_stage(
         [{"target": (image_id[part::2], feature[part::2])} for part in (0, 1)],
-        method="hybrid_memory",
-        config=contract.load("hybrid_memory").Config(k1=8, k2=3, **changes),
+        run=Labelling(
+            method="hybrid_memory",
+            config=contract.load("hybrid_memory").Config(k1=8, k2=3, **changes),
+            folder=str(folder),
+            guard=guard,
+            engine=Engine(shards=shards),
+        ),
         images={"target": pa.table(columns, schema=IMAGES)},
-        folder=str(folder),
         number=number,
-        guard=guard,
-        engine=Engine(shards=shards),
     )
     return result["labels"]
 
