@@ -10,6 +10,7 @@ and peak memory of all processes, and whether the labels are those of one proces
 """
 
 import argparse
+import os
 from functools import partial
 from tempfile import TemporaryDirectory
 
@@ -99,7 +100,8 @@ def report(count: int, dim: int, seed: int, *, faiss_too: bool, dense: bool) -> 
 
 
 def report_tasks(count: int, dim: int, seed: int, shards: int, *, compare: bool) -> None:
-    """Measure and print `reid cluster` on one size in blocks."""
+    """Measure and print `reid cluster` on one size in blocks; always on a Ray of its own."""
+    os.environ.pop("RAY_ADDRESS", None)
     feature, pid, camid = people(count, dim, seed)
     images = pa.table({"image_id": np.arange(count), "pid": pid, "camid": camid.astype(np.int16)})
     with TemporaryDirectory() as folder:

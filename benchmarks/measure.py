@@ -54,9 +54,11 @@ def cost_of_all() -> Iterator[Cost]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    yield spent
-    ended.set()
-    watcher.join()
+    try:
+        yield spent
+    finally:
+        ended.set()
+        watcher.join()
     _of_all(cpu)
     spent.wall = time.perf_counter() - start
     spent.cpu = sum(seconds - already.get(pid, 0.0) for pid, seconds in cpu.items())

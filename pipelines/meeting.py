@@ -5,6 +5,7 @@ driver's has none of these troubles, and the task's result outlives the workers.
 """
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,9 @@ class Stage:
     function: Callable[..., Any]  # called as function(parts, **arguments)
     arguments: dict[str, Any] = field(default_factory=dict)
     events: Queue | None = None  # where its log lines go
-    threads: int = 1  # of torch and of the compiled loops
+    threads: int = (
+        0  # of torch and of the compiled loops; 0: all of the node, as the train workers wait
+    )
     num_cpus: float = 0.2
     num_gpus: float = 0.0
 
@@ -80,12 +83,13 @@ class Meeting:
 
 def run_stage(stage_ref: list[ray.ObjectRef], parts: list[ray.ObjectRef]) -> Any:
     """Fetch the stage and the parts, and run its function on them."""
-    import torch  # heavy, and not needed by the actor
-
-    from pipelines.progress import forward_logs
+    from pipelines.progress import forward_logs  # heavy, and not needed by the actor
+    from pipelines.runtime import hide_other_gpus
+    from reid_core.threads import use_threads
 
     stage: Stage = ray.get(stage_ref[0])
-    torch.set_num_threads(stage.threads)
+    hide_other_gpus()
+    use_threads(stage.threads or len(os.sched_getaffinity(0)))
     if stage.events is not None:
         forward_logs(stage.events)
     return stage.function(ray.get(parts), **stage.arguments)
@@ -114,6 +118,7 @@ def meet(
     try:
         return ray.get(result, timeout=timeout_s)
     except GetTimeoutError as error:
+        ray.cancel(result, recursive=True)
         raise TimeoutError(
             f"{stage.name} (needs {stage.num_cpus} CPUs, {stage.num_gpus} GPUs) did not end within "
             f"{timeout_s:.0f} s; the cluster has free: {ray.available_resources()}; raise --wait-s or "

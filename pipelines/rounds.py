@@ -22,7 +22,7 @@ from ray.util.queue import Queue
 from pipelines.extraction import BadImages, BlockEmbedder, embed_all, shard_blocks
 from pipelines.meeting import Stage, meet
 from pipelines.progress import forward_logs
-from pipelines.runtime import STAGE_GPUS
+from pipelines.runtime import STAGE_CPUS, STAGE_GPUS
 from pipelines.stages import Labelling, Part, evaluation_stage, label_stage, labels_path
 from reid_core import distributed, method
 from reid_core.checkpoint import load_state, save_state
@@ -197,6 +197,9 @@ class Worker:
         part: Part = {n: self.extract(n) for n in names} if extracted else self._memory_part()
         if source in ("online", "none", "ids"):
             part["group"] = self._of_first_rank(self._group(source))
+        on_gpu = self.spec.gpu and self.spec.engine.shards == 1
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what torch keeps for itself the label task cannot have
         result = self.meet(
             Stage(
                 name=f"labels of round {number}",
@@ -215,8 +218,8 @@ class Worker:
                     "number": number,
                 },
                 events=self.spec.events,
-                threads=self.spec.threads,
-                num_gpus=STAGE_GPUS if self.spec.gpu and self.spec.engine.shards == 1 else 0.0,
+                num_cpus=0.0 if on_gpu else STAGE_CPUS,
+                num_gpus=STAGE_GPUS if on_gpu else 0.0,
             ),
             part,
             number,
@@ -259,7 +262,7 @@ class Worker:
                 stage,
                 timeout_s=self.spec.wait_s,
             )
-        except ValueError as error:  # RayTaskError takes the class of its cause
+        except (ValueError, TimeoutError) as error:  # RayTaskError takes the class of its cause
             raise Stopped(f"{stage.name}: {getattr(error, 'cause', error)}") from error
 
     def evaluate(self, number: int, labels: Labels) -> None:
@@ -294,7 +297,6 @@ class Worker:
             function=evaluation_stage,
             arguments={"images": self.images["test"], "camera_filter": self.spec.camera_filter},
             events=self.spec.events,
-            threads=self.spec.threads,
         )
         return self.meet(stage, part, number)
 

@@ -15,8 +15,8 @@ from reid_core.errors import UsageError
 STAGE_CPUS = 0.2  # of a core, reserved for the label and evaluation tasks
 HEADROOM_CPUS = STAGE_CPUS + 2 * DECODE_CPUS  # what the trainer must leave free, or nothing moves
 MIN_WORKER_CPUS = 0.2
-WORKER_GPUS = 0.9  # above a half, so that two ranks never share a GPU; the rest is the label task's
-STAGE_GPUS = 0.1
+WORKER_GPUS = 0.6  # above a half, so that two ranks never share a GPU; the rest is the label tasks'
+STAGE_GPUS = 0.4  # at most two label tasks on a GPU that has no worker
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,12 @@ def _start() -> None:
             f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); start it, or unset the variable to "
             "run on this machine"
         ) from error
+
+
+def hide_other_gpus() -> None:
+    """In a Ray task that got no GPU: see none. Ray itself shows it all of the node's."""
+    if not ray.get_gpu_ids():
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayError, RayTaskError
 from tqdm import tqdm
 
+from pipelines.runtime import hide_other_gpus
 from reid_core.errors import UsageError
+from reid_core.forecast import TASKS_PER_NODE
+from reid_core.threads import use_threads
 
-TASKS_PER_NODE = 8  # of many blocks; each gets its part of the node's CPUs
 QUIET_S = 60.0  # without any task done, say what is waited for
 
 logger = logging.getLogger(__name__)
@@ -95,11 +96,12 @@ class RayTasks:
 
 @ray.remote
 def _call(threads: int, function: Callable[..., Any], *args: Any) -> Any:
-    torch.set_num_threads(threads)
+    hide_other_gpus()
+    use_threads(threads)
     return function(*args)
 
 
 @ray.remote(max_calls=1)  # the process ends, so that the next task finds the GPU's memory free
 def _call_on_gpu(threads: int, function: Callable[..., Any], *args: Any) -> Any:
-    torch.set_num_threads(threads)
+    use_threads(threads)
     return function(*args)

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -137,15 +138,23 @@ def check(job: TrainJob[Any]) -> TrainJob[Any]:
     for name in ("eval_every", "block", "log_every", "keep"):
         if getattr(job, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(job, name)}; must be at least 1")
+    check_labels(job)
+    return job
+
+
+def check_labels(job: TrainJob[Any]) -> None:
+    """Refuse settings of the label stage that cannot work."""
     if job.shards < 0:
         raise UsageError(f"--shards {job.shards}; counts blocks from 1, and 0 chooses")
+    for name, asked in (("faiss", job.knn == "faiss"), ("cuml", job.backend == "cuml")):
+        if asked and not find_spec(name):
+            raise UsageError(f"{name} is not installed: pip install 'reid[cpu]' or 'reid[gpu]'")
     if job.backend == "cuml" and not job.gpu:
         raise UsageError("--backend cuml needs --gpu; leave one out or give both")
     if job.guard.policy == "widen-eps" and not hasattr(job.method, "eps"):
         raise UsageError(
             "--guard.policy widen-eps: this method has no eps; use stop, warn or reuse-last"
         )
-    return job
 
 
 def run(name: str, job: TrainJob[Any]) -> dict[str, Any]:
@@ -247,7 +256,7 @@ def _engine(job: TrainJob[Any], share: Share, images: int) -> Engine:
     """One block is clustered inside the label task, several by tasks in what the train workers leave free."""
     shards = shards_for(images, job.shards)
     gpus = STAGE_GPUS if job.gpu else 0.0
-    spread = RayTasks(cpus=DECODE_CPUS, threads=share.threads, gpus=gpus, gpu_cpus=DECODE_CPUS)
+    spread = RayTasks(cpus=DECODE_CPUS, threads=share.threads, gpus=gpus)
     tasks = spread if shards > 1 else InProcess()
     return Engine(knn=job.knn, backend=job.backend, shards=shards, tasks=tasks)
 

@@ -15,7 +15,8 @@ CORE_BF16 = 3.9e11  # the same in 5.6 CPU-s
 RERANK = 7.5e-10  # CPU-s a value of exact products, (2 k + 4) D an image; with SELECT fitted to
 SELECT = 2.5e-9  # CPU-s a multiplied pair; the k-NN of 12,936 x 2048 to 1,000,000 x 256
 JACCARD = 4.8e-5  # CPU-s an image with k1 = 30
-DBSCAN = 2e-5  # CPU-s an image, scores included
+JOIN = 1.1e-4  # s an image in one task: joining the blocks of V; 1,000,000 images in 8 blocks took 140 s in all
+DBSCAN = 2e-5  # CPU-s an image, scores included; nearly all in one thread
 RANK = 5e-9  # CPU-s a pair of query and gallery image, beyond the product
 CORE_IMAGES = 13.0  # images/s a core through ResNet-50 at 256 x 128, fp32
 CORE_DECODES = 4230.0  # images/s a core: decode and normalise
@@ -30,6 +31,7 @@ GPU_FP32 = 6.7e13  # FLOP/s
 GPU_SHARE = 0.5  # of the data sheet that is reached; an assumption
 GPU_MEMORY = 80e9
 GPU_BLOCK = 0.5e9  # bytes of a block of products and its best ones
+GPU_ROW, GPU_CHUNK = 6e3, 6.7e9  # bytes an image, and of one chunk, of the Jaccard graph on a GPU
 DENSE_CUML = 4 * 2.3  # bytes a pair of images: the matrix and what DBSCAN needs beside it
 
 # The network: ResNet-50 with last stride 1 at 256 x 128 in fp32, counted by torch
@@ -167,8 +169,7 @@ def extraction(work: Work, machine: Machine) -> Stage:
 def neighbours(work: Work, machine: Machine) -> Stage:
     """Exact k-NN: half of the products on a CPU, all on a GPU; then the exact re-ranking on the CPU.
 
-    One task holds the features twice: as they came from the workers, and merged. Of several blocks
-    a task holds two, and the nodes share the whole.
+    The label stage holds the features more than once (``held_features``); of several blocks a task reads two.
     """
     used, dim = machine.for_labels(work), work.dim
     rerank = RERANK * work.images * (2 * work.k1 + 4) * dim / used.all_cpus
@@ -183,7 +184,7 @@ def neighbours(work: Work, machine: Machine) -> Stage:
     return Stage(
         name="k-NN",
         seconds=product + rerank,
-        ram=tasks * (PROCESS + rows * (rough + candidates)) + held_features(work, machine),
+        ram=tasks * (PROCESS + rows * (rough + candidates)) + held_features(work),
         vram=4.0 * rows * dim + GPU_BLOCK if machine.gpus else 0,
         disk=0,
         cure=CUT,
@@ -197,24 +198,22 @@ def tasks_of(work: Work, machine: Machine) -> tuple[int, float]:
     return machine.gpus or min(TASKS_PER_NODE, machine.cpus), 2 * work.images / work.shards
 
 
-def held_features(work: Work, machine: Machine) -> float:
-    """Bytes of features on a node: of one block twice; of several a node's part, and a copy a task."""
-    tasks, rows = tasks_of(work, machine)
-    if work.shards == 1:
-        return 2 * work.features
-    return work.features / machine.nodes + tasks * 4.0 * rows * work.dim
+def held_features(work: Work) -> float:
+    """Bytes of features on the node of the label stage: parts and whole; of several blocks these and a result too."""
+    return (2 if work.shards == 1 else 4) * work.features
 
 
 def jaccard(work: Work, machine: Machine) -> Stage:
-    """k-reciprocal graph on CPUs: every node reads all of V by rows and by columns, and makes pairs within eps."""
+    """k-reciprocal graph: every node reads all of V by rows and by columns; one block may go to a GPU with cuML."""
     lists = work.k1 / 30
     row = 8 * work.k1 + lists * (2 * 8 * NONZEROS + 12 * EDGES)  # neighbours, V twice, edges
-    used = machine.for_labels(work)
+    used, alone = machine.for_labels(work), work.shards == 1
+    joins = 0 if alone else JOIN * work.images
     return Stage(
         name="Jaccard",
-        seconds=JACCARD * work.images * lists**2 / used.all_cpus,
-        ram=tasks_of(work, machine)[0] * PROCESS + held_features(work, machine) + row * work.images,
-        vram=0,
+        seconds=JACCARD * work.images * lists**2 / used.all_cpus + joins,
+        ram=tasks_of(work, machine)[0] * PROCESS + held_features(work) + row * work.images,
+        vram=work.features + GPU_ROW * work.images + GPU_CHUNK if machine.gpus and alone else 0,
         disk=0,
         cure=CUT,
     )
@@ -225,8 +224,8 @@ def dbscan(work: Work, machine: Machine) -> Stage:
     whole = dense_cuml(work)
     return Stage(
         name="DBSCAN",
-        seconds=DBSCAN * work.images / machine.cpus,
-        ram=PROCESS + held_features(work, machine) + 12 * EDGES * work.images,
+        seconds=DBSCAN * work.images,
+        ram=PROCESS + held_features(work) + 12 * EDGES * work.images,
         vram=whole if machine.gpus and whole <= machine.gpu_memory else 0,
         disk=LABEL_ROW * work.images * (work.rounds + 1),
         cure=CUT,

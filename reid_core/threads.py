@@ -9,8 +9,15 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 Part = TypeVar("Part")
+
+
+def use_threads(count: int) -> None:
+    """Let torch, NumPy's products and ``over_rows`` use so many threads in this process."""
+    torch.set_num_threads(count)
+    threadpool_limits(count, user_api="blas")
 
 
 def over_rows(

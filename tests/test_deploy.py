@@ -85,7 +85,7 @@ def test_ray_accepts_the_launcher_files(name):
 
 
 @pytest.mark.parametrize(
-    "broken", [{"dashbord": 1}, {"cluster_name": None}, {"head_node_type": "none"}]
+    "broken", [{"no_such_key": 1}, {"cluster_name": None}, {"head_node_type": "none"}]
 )
 def test_the_check_of_the_launcher_files_sees_mistakes(broken):
     raw = yaml.safe_load((ROOT / "cluster.yaml").read_text()) | broken

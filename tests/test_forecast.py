@@ -66,9 +66,11 @@ def test_nodes_share_the_work_of_several_blocks() -> None:
     ten = replace(market(10**7), shards=77)
     machine = replace(CORE, cpus=64, memory=1e12, gpus=8)
     one, eight = (by_name(ten, replace(machine, nodes=nodes)) for nodes in (1, 8))
-    for name in ("extract", "k-NN", "Jaccard", "train"):
+    for name in ("extract", "k-NN", "train"):
         assert one[name].seconds == pytest.approx(8 * eight[name].seconds)
-    assert eight["k-NN"].ram < one["k-NN"].ram / 3
+    assert one["Jaccard"].seconds > eight["Jaccard"].seconds > 1100  # the joins are one task
+    assert one["DBSCAN"].seconds == eight["DBSCAN"].seconds == pytest.approx(200)
+    assert eight["k-NN"].ram > 4 * ten.features  # in a run they meet on one node
     assert eight["k-NN"].vram == one["k-NN"].vram < 4e9
     alone = replace(ten, shards=1)  # one block is one task on one GPU
     whole = by_name(alone, replace(machine, nodes=8))
@@ -76,6 +78,14 @@ def test_nodes_share_the_work_of_several_blocks() -> None:
     assert whole["k-NN"].vram > 80e9
     workers = replace(ten, workers=64)
     assert by_name(workers, replace(machine, nodes=8))["train"].ram < 2e12
+
+
+def test_the_jaccard_graph_on_a_gpu() -> None:
+    """Features, 60 bytes for each of 100 non-zeros a row, and a chunk."""
+    stage = by_name(market(32_621), replace(CORE, gpus=1))["Jaccard"]
+    assert stage.vram == pytest.approx(
+        4 * 32_621 * 2048 + 60 * 100 * 32_621 + 100 * 2**26, rel=0.01
+    )
 
 
 def test_parts_of_the_label_stage() -> None:

@@ -56,6 +56,8 @@ def nearest_of_all(blocks: Blocks, k: int, tasks: Tasks, *, backend: str = "auto
             nearest[i] = tasks.submit(_merge, k, nearest[i], blocks.edges[j], tile, 0)
             if i != j:
                 nearest[j] = tasks.submit(_merge, k, nearest[j], blocks.edges[i], tile, 1)
+        if not offset:  # the tiles that check the rows: a bad one ends it here
+            tasks.get([tasks.submit(len, found) for found in nearest])
         tasks.wait(ahead, "k-NN tiles")  # two waves are under way: more would fill the memory
         ahead = list(nearest)
     tasks.wait(ahead, "k-NN tiles")

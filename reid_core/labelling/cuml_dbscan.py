@@ -28,7 +28,7 @@ from reid_core.labelling.tasks import Tasks
 
 VALUE_BYTES = 4  # float32
 WORK_BYTES = 5.2  # of cuML a value: a bool and an int32 in one batch, and some room
-FREE_SHARE = 0.9  # of the free GPU memory
+FREE_SHARE = 0.45  # of the free GPU memory: a run puts two label tasks on a GPU that has no worker
 logger = logging.getLogger(__name__)
 
 

@@ -37,7 +37,7 @@ def jaccard_graph_torch(
     device: str | torch.device,
     block_values: int = BLOCK_VALUES,
 ) -> Graph:
-    """``jaccard.jaccard_graph`` on a device: the same pairs, distances to 1e-6.
+    """``jaccard.jaccard_graph`` on a device: distances to 1e-6, so the same pairs but for those so near ``eps``.
 
     Args:
         feature: (N, D) float32 unit rows.

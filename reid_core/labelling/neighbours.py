@@ -26,6 +26,8 @@ from reid_core.labelling.screens import (
 )
 from reid_core.threads import over_rows
 
+MANY = 10_000  # rows; of fewer the full search is quick
+
 logger = logging.getLogger(__name__)
 
 
@@ -146,6 +148,13 @@ def _ranked(
     out = Neighbours(np.empty(shape, np.int32), np.empty(shape, np.float32))
     proven = np.concatenate(over_rows(_rank_candidates, len(query), query, images, found, out))
     again = np.flatnonzero(~proven)
+    if len(again) > len(query) // 2 and len(query) > MANY:
+        logger.warning(
+            "%d of %d rows have too many neighbours at almost the same distance and are compared with every "
+            "image, which is slow: have the features collapsed?",
+            len(again),
+            len(query),
+        )
     _search(query, images, again, out)
     return out, len(again)
 

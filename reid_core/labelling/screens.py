@@ -186,7 +186,7 @@ def _multiplier(
     """The fastest way of this CPU to a tile of products; slacks (N,) and (M,), relative error.
 
     With x - m = r + e and r in bfloat16, |<x_i - m, x_j - m> - <r_i, r_j>| <= |e_i| |x_j - m| +
-    |r_i| |e_j|, and the product is itself rounded to bfloat16. The centre m is 0 unless the rows are
+    |r_i| |e_j|, and <r_i, r_j> is itself rounded to bfloat16. The centre m is 0 unless the rows are
     much alike, as those of an untrained network are: their products then differ by less than
     bfloat16 can tell, unless what all have in common is taken out first.
     """
@@ -194,9 +194,9 @@ def _multiplier(
     if max(len(one), len(two)) <= TILE or not has_bfloat16():
         slacks = np.full(len(one), error), np.full(len(two), error)
         return lambda a, b, out: np.matmul(one[a], two[b].T, out=out), slacks, 0.0
-    centre = (one.mean(axis=0) + two.mean(axis=0)) / 2
-    alike = float(centre @ centre) > ALIKE
-    centre *= alike
+    mean = one.mean(axis=0) if one is two else (one.mean(axis=0) + two.mean(axis=0)) / 2
+    alike = float(mean @ mean) > ALIKE
+    centre = torch.from_numpy(mean) if alike else None
     first = _rounded(one, centre)
     second = first if one is two else _rounded(two, centre)
     product = torch.empty(TILE * TILE, dtype=torch.bfloat16)
@@ -212,7 +212,8 @@ def _multiplier(
     def slack(own: _Rounded, other: _Rounded) -> np.ndarray:
         longest, most = other.length.max(), other.lost.max()
         off = own.lost * longest + (own.length + own.lost) * most + error * own.length * longest
-        return off + alike * (BFLOAT16_ROUNDING * own.length * longest + 2.0**-21)
+        rounding = BFLOAT16_ROUNDING * (own.length + own.lost) * (longest + most)
+        return off + alike * (rounding + 2.0**-21)
 
     slacks = slack(first, second), slack(second, first)
     return multiply, slacks, 0.0 if alike else BFLOAT16_ROUNDING
@@ -229,19 +230,18 @@ class _Rounded(NamedTuple):
     )
 
 
-def _rounded(feature: np.ndarray, centre: np.ndarray) -> _Rounded:
-    count = len(feature)
+def _rounded(feature: np.ndarray, m: Tensor | None) -> _Rounded:
     rough = torch.empty(feature.shape, dtype=torch.bfloat16)
-    lost, length, shift = torch.empty(3, count, dtype=torch.float64)
-    m = torch.from_numpy(centre)
+    lost, length, shift = torch.zeros(3, len(feature), dtype=torch.float64)
     for x, r, e, size, s in zip(
         *(t.split(TILE) for t in (as_tensor(feature), rough, lost, length, shift)), strict=True
     ):
-        rest = x - m
+        rest = x if m is None else x - m
         r.copy_(rest)
         e.copy_((rest - r).norm(dim=1))
         size.copy_(rest.norm(dim=1))
-        s.copy_(x.double() @ m.double() - m.double().square().sum() / 2)
+        if m is not None:
+            s.copy_(x.double() @ m.double() - m.double().square().sum() / 2)
     return _Rounded(rough, lost.numpy(), length.numpy(), shift.float())
 
 

@@ -50,6 +50,23 @@ def test_rows_that_are_much_alike(
     assert max(again) < 100  # of 700 and 750 rows
 
 
+def test_the_bound_of_centred_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every rounding goes the same way here: values just below half a unit of bfloat16 in the last place."""
+    monkeypatch.setattr(screens, "TILE", 32)
+    monkeypatch.setattr(screens, "has_bfloat16", lambda: True)
+    powers = 2.0 ** -np.array([1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 7, 7])
+    rest = (129 / 128 * 0.5 * powers * (1 - 0.4995 / 129)).astype(np.float32)
+    feature = np.full((64, 13), 3549 / 4096, np.float32)
+    feature[0::2, :12], feature[1::2, :12] = rest, -rest
+    multiply, (slack, _), relative = screens._multiplier(feature, feature)
+    product = np.empty((32, 32), np.float32)
+    multiply(slice(0, 32), slice(0, 32), product)
+    wide = feature[:32].astype(np.float64)
+    error = np.abs(product - wide @ wide.T)
+    assert relative == 0.0
+    assert 0.002 < error.max() <= slack.min()
+
+
 def test_row_blocks_of_a_device_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(screens, "BLOCK_VALUES", 20_000)
 
