@@ -402,3 +402,10 @@ def test_presets_name_every_row_of_the_tables() -> None:
         )
     assert snnet.PRESETS["osnet_market1501"].published["mAP"] == 58.3
     assert snnet.PRESETS["nh_0.2_dukemtmc"].published["rank10"] == 83.0
+
+
+@pytest.mark.parametrize(("name", "images"), [("demo", 1200), ("omniglot", 1360)])
+def test_hard_negatives_of_small_sets_outnumber_an_identity(name: str, images: int) -> None:
+    """With the published share they are the 12 most similar of 1200, of which up to 19 are no negatives."""
+    an_identity = 20
+    assert snnet.PRESETS[name].config.hard_share * images > 5 * an_identity
