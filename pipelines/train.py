@@ -214,9 +214,8 @@ def _run(
     )  # fmt: skip
     events = Queue(actor_options={"num_cpus": 0})
     with Listener(events, folder, job.method.rounds, images.tables["target"]):
-        outcome = _fit(
-            _trainer(_spec(name, job, share, images, folder, events), job, share, images)
-        )
+        spec = _spec(name, job, share, images, folder, events)  # its actors live as long as it does
+        outcome = _fit(_trainer(spec, job, share, images))
     if "stopped" in outcome:
         raise ValueError(outcome["stopped"])
     if folder.evaluations()[-1]["round"] != job.method.rounds:

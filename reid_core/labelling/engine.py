@@ -1,4 +1,4 @@
-"""What computes the labels, and where; they do not depend on it, but for pairs within 1e-6 of eps (jaccard_torch.py)."""
+"""What computes the labels, and where; they do not depend on it, but for distances within 1e-6 of eps."""
 
 import logging
 from dataclasses import dataclass, field
