@@ -90,9 +90,11 @@ def run_stage(stage_ref: list[ray.ObjectRef], parts: list[ray.ObjectRef]) -> Any
     stage: Stage = ray.get(stage_ref[0])
     hide_other_gpus()
     use_threads(stage.threads or len(os.sched_getaffinity(0)))
-    if stage.events is not None:
-        forward_logs(stage.events)
-    return stage.function(ray.get(parts), **stage.arguments)
+    forward_logs(stage.events)
+    try:
+        return stage.function(ray.get(parts), **stage.arguments)
+    finally:
+        forward_logs(None)  # the process may serve another run next
 
 
 def meet(

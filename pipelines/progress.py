@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
+from ray.exceptions import RayError
 from ray.util.queue import Queue
 from tqdm import tqdm
 
@@ -29,15 +30,19 @@ class _Forward(logging.Handler):
         self.events = events
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.events.put({"kind": "log", "message": record.getMessage(), "level": record.levelno})
+        event = {"kind": "log", "message": record.getMessage(), "level": record.levelno}
+        try:
+            self.events.put(event)
+        except RayError:  # the driver has gone; a lost line is no reason to lose the work
+            self.handleError(record)
 
 
-def forward_logs(events: Queue) -> None:
-    """Send what we log in this process to the driver; Ray's own lines stay in its log files."""
+def forward_logs(events: Queue | None) -> None:
+    """Send what we log in this process to the driver, or no longer; Ray's own lines stay in its log files."""
     for name in ("reid_core", "pipelines"):
         ours = logging.getLogger(name)
         ours.setLevel(logging.INFO)
-        ours.handlers = [_Forward(events)]
+        ours.handlers = [] if events is None else [_Forward(events)]
 
 
 class Listener:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from ray.exceptions import RayActorError
 
-from pipelines.progress import Listener
+from pipelines.progress import Listener, forward_logs
 from pipelines.run_folder import RunFolder, summarise
 from reid_core.labelling.given import given_labels
 from reid_core.tables import IMAGES, write_table
@@ -85,3 +87,16 @@ def test_first_is_null_where_round_0_was_not_evaluated() -> None:
     result = summarise([{"round": 5, **row}])
     assert result["first"]["mAP"] is None
     assert result["last"]["round"] == 5
+
+
+def test_a_lost_driver_does_not_end_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    class Gone:
+        def put(self, event: Any) -> None:
+            raise RayActorError
+
+    forward_logs(Gone())  # type: ignore[arg-type]
+    try:
+        logging.getLogger("reid_core").info("still at work")
+    finally:
+        forward_logs(None)
+    assert "still at work" in capsys.readouterr().err
