@@ -444,17 +444,24 @@ RELEASED = Config(
 )
 DEMO = Config(
     k1=20,
+    local_temperature=0.1,
     ema=0.99,
     ema_reset=5,
+    teacher_aug="weak",
+    momentum=0.6,
     rounds=20,
     steps=30,
     batch_size=64,
-    instances=4,
+    instances=8,
     model=SMALL_MODEL,
-    images=DEMO_IMAGES,
+    images=replace(DEMO_IMAGES, pad=2, erase=0.25),
     optim=SMALL_OPTIM,
 )
 OMNIGLOT = replace(DEMO, images=OMNIGLOT_IMAGES)
+SMALL = (
+    "from random weights one view is a noisy memory row: rows average gentler views (momentum, teacher_aug), and "
+    "clusters weigh more beside all the outliers (instances, local_temperature)"
+)
 D2M = "UDA: --source DukeMTMC-reID, target Market-1501"
 
 
@@ -469,10 +476,12 @@ def _preset(config: Config, about: str, figures: tuple[float, ...]) -> Preset:
 
 PRESETS = {
     "demo": Preset(
-        config=DEMO, about="the synthetic set of `reid synth`, a small network, minutes on a CPU"
+        config=DEMO,
+        about=f"the synthetic set of `reid synth`, a small network, minutes on a CPU; {SMALL}",
     ),
     "omniglot": Preset(
-        config=OMNIGLOT, about="handwritten characters in Market layout, minutes on a CPU"
+        config=OMNIGLOT,
+        about=f"handwritten characters in Market layout, minutes on a CPU; {SMALL}",
     ),
     **{data: _preset(SETS[data], f"final, {data}", FINAL[data]) for data in SETS},
     "d2m": _preset(SETS["market1501"], f"final, {D2M}", IX["full"][1]),
