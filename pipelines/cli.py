@@ -16,6 +16,7 @@ VERBS = {
     "plan": "time, memory and disk of every stage, before anything starts",
     "labels": "what became of the clusters between two label tables: reid labels diff A B",
     "train": "learn an embedding without labels: reid train METHOD",
+    "sweep": "the settings of a method, on stored features or by training: reid sweep METHOD --space NAME",
     "evaluate": "mAP and CMC of a run, a checkpoint or feature tables",
     "picture": "what a run learnt, as a PNG: reid picture RUN --what hierarchy|tsne|quality",
 }

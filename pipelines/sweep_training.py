@@ -1,0 +1,182 @@
+"""The stage ``training`` of a sweep: Ray Tune trials, each of which is the run that ``reid train`` makes.
+
+STORAGE/NAME holds ``result.json``, ``table.txt``, ``table.png``, Tune's state (``tune``, which is unpickled when a
+sweep goes on: keep it where only you can write), and one run folder a trial, named by its id.
+"""
+
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
+
+from pipelines import train
+from pipelines.inputs import scan_inputs
+from pipelines.run_folder import RunFolder, describe_environment, settings
+from pipelines.runtime import ray_session
+from pipelines.sweep_job import TRIAL_CPUS, TrainingSweep, checked, trials_at_once
+from pipelines.sweep_report import MEASURES, entries, picture, table
+from pipelines.sweep_spaces import Space, choices, paper_columns, points, swept
+from pipelines.sweep_trial import Progress, trainable
+from reid_core import method as contract
+from reid_core.errors import UsageError
+from reid_core.storage import join, write_bytes
+
+logger = logging.getLogger(__name__)
+logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors come with the results
+
+
+def run(method: str, name: str, space: Space, sweep: TrainingSweep[Any]) -> list[dict[str, Any]]:
+    """Run all trials, or those that are left; print the table and draw it.
+
+    Args:
+        method: its name.
+        name: of the space.
+        space: to be swept.
+        sweep: as parsed.
+
+    Returns:
+        A row a trial: its settings, ``seed``, ``trial``, ``round`` and the last of each of ``MEASURES``.
+
+    Raises:
+        UsageError: settings, cluster or saved sweep do not fit.
+        ValueError: a trial failed; the others are done and kept.
+    """
+    sweep = replace(
+        sweep, run=_absolute(train.check(sweep.run)), seeds=sweep.seeds or (sweep.run.seed,)
+    )
+    space = checked(method, space, sweep)
+    scan_inputs(sweep.run.data, sweep.run.source, sweep.run.layout, sweep.run.cache)
+    folder = RunFolder(sweep.run.storage, sweep.run.name)
+    with ray_session():
+        concurrent = trials_at_once(sweep)
+        identity = {
+            "method_name": method,
+            "space": {key: _described(key, domain) for key, domain in space.items()},
+            "sweep": {k: v for k, v in settings(sweep).items() if k != "run"},
+            **{k: settings(sweep.run)[k] for k in ("method", "data", "source")},
+            "trials_at_once": concurrent,
+        }
+        folder.open({"command": sys.argv, "identity": identity}, describe_environment())
+        try:
+            logger.info(
+                "%s over %s, %d trials at a time; %s", method, name, concurrent, folder.path
+            )
+            results = tuner(method, space, sweep, folder.path, concurrent).fit()
+            rows = [_row(result) for result in results]
+            _write(method, space, sweep, folder, [row for row in rows if "round" in row])
+        finally:
+            folder.close()
+    if failed := [str(error).strip().splitlines()[-1] for error in results.errors]:
+        raise ValueError(
+            f"{len(failed)} of {len(rows)} trials failed, the first with: {failed[0]}; the same command repeats "
+            f"them and keeps the others, logs are in {folder.path}"
+        )
+    return rows
+
+
+def tuner(
+    method: str, space: Space, sweep: TrainingSweep[Any], folder: str, concurrent: int
+) -> tune.Tuner:
+    """A new sweep, or the one that lies in the folder."""
+    function = trainable(method, sweep.run, folder, sweep.metric)
+    trial = tune.with_resources(function, {"CPU": TRIAL_CPUS})
+    if tune.Tuner.can_restore(join(folder, "tune")):
+        return tune.Tuner.restore(
+            join(folder, "tune"), trainable=trial, resume_unfinished=True, restart_errored=True
+        )
+    config: dict[str, Any] = {"method": dict(space), "seed": tune.grid_search(list(sweep.seeds))}
+    if sweep.search == "optuna":
+        config["seed"] = sweep.seeds[0]
+    return tune.Tuner(
+        trial,
+        param_space=config,
+        tune_config=tune.TuneConfig(
+            search_alg=_search(sweep, concurrent),
+            scheduler=_asha(sweep) if sweep.scheduler == "asha" else None,
+            num_samples=1 if points(space) else sweep.trials,
+        ),
+        run_config=tune.RunConfig(
+            name="tune", storage_path=folder, verbose=0, callbacks=[Progress(sweep.metric)]
+        ),
+    )
+
+
+def _search(sweep: TrainingSweep[Any], concurrent: int) -> Any:
+    if sweep.search != "optuna":
+        return BasicVariantGenerator(
+            constant_grid_search=True,  # the seeds of a point share what was drawn for it
+            max_concurrent=concurrent,
+            random_state=sweep.seeds[0],
+        )
+    from ray.tune.search import ConcurrencyLimiter
+    from ray.tune.search.optuna import OptunaSearch
+
+    proposes = OptunaSearch(metric=sweep.metric, mode="max", seed=sweep.seeds[0])
+    return ConcurrencyLimiter(proposes, max_concurrent=concurrent)
+
+
+def _asha(sweep: TrainingSweep[Any]) -> ASHAScheduler:
+    rounds = sweep.run.method.rounds
+    return ASHAScheduler(
+        time_attr="round",
+        metric=sweep.metric,
+        mode="max",
+        max_t=rounds,
+        grace_period=min(rounds, sweep.grace or max(1, rounds // 4)),
+    )
+
+
+def _absolute(job: train.TrainJob[Any]) -> train.TrainJob[Any]:
+    """Paths as seen from here: a trial runs in a folder of its own."""
+    roots = {
+        name: str(Path(root).absolute())
+        for name in ("data", "source", "storage")
+        if (root := getattr(job, name)) and "://" not in root
+    }
+    return replace(job, **roots)
+
+
+def _described(key: str, domain: Any) -> Any:
+    """A domain of a space as plain JSON values: what tells whether a saved sweep is the same."""
+    try:
+        return choices(key, domain)
+    except UsageError:
+        return [type(domain.get_sampler()).__name__, domain.lower, domain.upper]
+
+
+def _row(result: Any) -> dict[str, Any]:
+    """What is kept of a trial; without ``round`` where it failed before it told anything."""
+    last = result.metrics or {}
+    kept = {name: last[name] for name in ("round", *MEASURES) if name in last}
+    trial = Path(result.path).name if "trial_id" not in last else last["trial_id"]
+    return {**result.config["method"], "seed": result.config["seed"], "trial": trial, **kept}
+
+
+def _write(
+    method: str,
+    space: Space,
+    sweep: TrainingSweep[Any],
+    folder: RunFolder,
+    rows: list[dict[str, Any]],
+) -> None:
+    folder.write_json("result.json", rows)
+    keys = swept(space)
+    if not rows or not keys:
+        return
+    found = entries(rows, list(space))
+    if not points(space):  # drawn in no order of their own
+        found.sort(key=lambda entry: -entry.measured.get(sweep.metric, (-1.0, 0.0))[0])
+    papers = paper_columns(
+        contract.load(method).PRESETS, list(space), [entry.point for entry in found]
+    )
+    lines = table(found, list(space), sweep.metric, papers)
+    write_bytes(join(folder.path, "table.txt"), ("\n".join(lines) + "\n").encode())
+    for line in lines:
+        print(line)  # noqa: T201
+    if points(space):
+        write_bytes(join(folder.path, "table.png"), picture(found, list(space), papers))
