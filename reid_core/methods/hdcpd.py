@@ -453,14 +453,15 @@ DEMO = Config(
     steps=30,
     batch_size=64,
     instances=8,
+    bn_group=32,
     model=SMALL_MODEL,
     images=replace(DEMO_IMAGES, pad=2, erase=0.25),
     optim=SMALL_OPTIM,
 )
 OMNIGLOT = replace(DEMO, images=OMNIGLOT_IMAGES)
 SMALL = (
-    "from random weights one view is a noisy memory row: rows average gentler views (momentum, teacher_aug), and "
-    "clusters weigh more beside all the outliers (instances, local_temperature)"
+    "from random weights one view is a noisy memory row: rows average gentler views (momentum, teacher_aug; bn_group, "
+    "so at most 2 workers), and clusters weigh more beside all the outliers (instances, local_temperature)"
 )
 D2M = "UDA: --source DukeMTMC-reID, target Market-1501"
 
