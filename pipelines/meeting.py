@@ -23,9 +23,7 @@ class Stage:
     function: Callable[..., Any]  # called as function(parts, **arguments)
     arguments: dict[str, Any] = field(default_factory=dict)
     events: Queue | None = None  # where its log lines go
-    threads: int = (
-        0  # of torch and of the compiled loops; 0: all of the node, as the train workers wait
-    )
+    threads: int = 0  # of torch and of compiled loops; 0: all cores, as the train workers wait
     num_cpus: float = 0.2
     num_gpus: float = 0.0
 
