@@ -21,7 +21,7 @@ from reid_core import methods
 from reid_core.data import samplers
 from reid_core.errors import UsageError
 from reid_core.labelling.engine import Engine
-from reid_core.settings import AdamConfig, ImageConfig, ModelConfig
+from reid_core.settings import AdamConfig, ImageConfig, ModelConfig, counted
 from reid_core.tables import LABELS, check_ids, check_table
 
 LabelSource = Literal["extracted", "memory", "online", "keep", "none", "ids"]
@@ -322,4 +322,5 @@ def scheduler(
 
 
 def _step_lr(config: Any, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    return torch.optim.lr_scheduler.StepLR(optimizer, config.optim.step_rounds, config.optim.decay)
+    every = counted(config.optim.step_rounds, config.rounds)
+    return torch.optim.lr_scheduler.StepLR(optimizer, every, config.optim.decay)

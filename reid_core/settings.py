@@ -89,16 +89,16 @@ class AdamConfig:
     """Learning rate."""
     weight_decay: float = 5e-4
     """Weight of the L2 term in the gradient."""
-    step_rounds: int = 20
-    """Rounds after which the learning rate is multiplied by ``decay``."""
+    step_rounds: float = 20
+    """Rounds after which the learning rate is multiplied by ``decay``; below 1 a share of all rounds."""
     decay: float = 0.1
     """Factor on the learning rate every ``step_rounds`` rounds."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.step_rounds < 1:
+        if self.lr <= 0 or self.step_rounds <= 0:
             raise UsageError(
                 f"optim.lr = {self.lr}, step_rounds = {self.step_rounds}; use lr > 0 (3.5e-4 is usual), "
-                "step_rounds >= 1"
+                "step_rounds > 0 (20 is usual; below 1 it is a share of the rounds)"
             )
 
 
@@ -163,6 +163,11 @@ def check_group(config: Batching) -> None:
             f"bn_group = {group_size(config)} does not divide batch_size = {config.batch_size}; "
             "a quarter of the batch is usual"
         )
+
+
+def counted(number: float, total: int) -> int:
+    """A setting that counts rounds or steps; between 0 and 1 it is a share of ``total``, at least 1."""
+    return max(1, round(number * total)) if 0 < number < 1 else int(number)
 
 
 def group_size(config: Batching) -> int:

@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 from reid_core.labelling.blocks import Blocks, jaccard_of_all, nearest_of_all
 from reid_core.labelling.cuml_dbscan import cuml_dbscan
 from reid_core.labelling.dbscan import dbscan
+from reid_core.labelling.direct import Metric, feature_dbscan
 from reid_core.labelling.engine import Engine
 from reid_core.labelling.jaccard import Graph, check_pairs
 from reid_core.labelling.quality import label_free_score
@@ -57,6 +58,19 @@ def cluster(
     )
     labels.metrics.update(seconds)
     return labels
+
+
+def cluster_directly(features: Features, metric: Metric, *, eps: float, min_samples: int) -> Labels:
+    """The same by DBSCAN on a distance between the features themselves; see ``feature_dbscan``.
+
+    O(N^2 D) time in one task whatever the blocks. ``metrics`` has no ``label_free``: there is no graph.
+    """
+    engine, gpu = features.engine, features.engine.on_gpu
+    settings = (features.feature, metric, eps, min_samples, gpu)
+    found = engine.tasks.submit(feature_dbscan, *settings, gpu=gpu)
+    label, is_core = engine.tasks.get([found])[0]
+    blocks = engine.blocks(features.feature)
+    return labels_of(features.image_id, blocks, label, is_core, engine.tasks)
 
 
 def eps_graph(

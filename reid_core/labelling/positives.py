@@ -41,7 +41,7 @@ def predict_positives(
         memory_ND: unit rows, or zeros where an image was never seen.
         threshold: similarity that a positive exceeds.
         min_window: smallest k.
-        max_positives: most positives besides the query; 0 for no limit. It bounds time and memory where weak
+        max_positives: most positives, the query among them; 0 for no limit. It bounds time and memory where weak
             features put most similarities above the threshold.
     """
     above_b = (similarity_bN > threshold).sum(dim=1)

@@ -6,8 +6,9 @@ rank's share, D feature size. The images are clustered once; from then on every 
 and of the clusters around them, and the next batch already learns by the new ones.
 
 Departures: clusters of more than ``split_limit`` nodes are not split; images that are sent to each other as nearest
-neighbours come together (the release swaps their labels); the sampler is that of methods.md 1.3 without the
-release's usage counter.
+neighbours come together (the release swaps their labels). The sampler is that of methods.md 1.3: it counts no use of
+images, takes no companions from distinct finest clusters where all candidates share a camera, and walks its
+permutation once a pass where the release does twice; it sees new labels every ``steps`` steps, not every pass.
 """
 
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ from reid_core.settings import (
     ModelConfig,
     check_clustering,
     check_training,
+    counted,
 )
 
 
@@ -69,8 +71,8 @@ class Config:
     """Weight of the old bank row, in [0, 1)."""
     levels: int = 3
     """H, levels of the label hierarchy; the last one is learnt from."""
-    start_iter: int | None = None
-    """Optimiser steps before labels change; the first round when not given."""
+    start_iter: float | None = None
+    """Optimiser steps before labels change; below 1 a share of rounds x steps; the first round when not given."""
     neighbours: int = 64
     """Nearest bank rows of an image, itself included, among which it finds its cluster."""
     neighbours_target_only: bool = False
@@ -112,12 +114,12 @@ class Config:
     """Affinity exp(-2) instead of 0 between nodes that are not linked, as the release does."""
     legacy_double_exp: bool = False
     """Exponentiate similarities twice below the last level, as the release does."""
-    rounds: int = 240
-    """Rounds: passes, of about 100 steps on Market-1501; the published 24,000 steps in all."""
+    rounds: int = 60
+    """Rounds, of 400 steps: the published 24,000 in all."""
     steps: int = 400
-    """Optimiser steps of the first round, and the unit of ``optim.step_rounds``: the rate falls by steps made."""
-    round_length: Literal["pass", "steps"] = "pass"
-    """Later rounds are one pass over the clusters, or ``steps`` steps."""
+    """Optimiser steps of a round, and the unit of ``optim.step_rounds``: the rate falls by steps made."""
+    round_length: Literal["steps", "pass"] = "steps"
+    """Rounds after the first are ``steps`` steps, or one pass over the clusters: then give more of them."""
     batch_size: int = 64
     """Images of the global batch, per domain, over all workers."""
     instances: int = 4
@@ -197,7 +199,7 @@ def scheduler(
     config: Config, optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """The rate falls every ``step_rounds`` x ``steps`` optimiser steps, at the end of a round."""
-    unit = config.optim.step_rounds * config.steps
+    unit = counted(config.optim.step_rounds, config.rounds) * config.steps
 
     def factor(_: int) -> float:
         made = max((int(of["step"]) for of in optimizer.state.values()), default=0)
@@ -256,10 +258,9 @@ class Objective(nn.Module):
         """Fill bank and labels in the first round; they go on by themselves after it."""
         if not self.filled:
             self._fill(start)
-        if self.config.start_iter is not None:
-            self.waits = max(0, self.config.start_iter - start.step)
-        else:
-            self.waits = 0 if start.number else self.config.steps
+        config = self.config
+        first = config.steps if config.start_iter is None else config.start_iter
+        self.waits = max(0, counted(first, config.rounds * config.steps) - start.step)
 
     def _fill(self, start: Round) -> None:
         self.memory_RD[self.sizes.classes :] = start.target.extracted
@@ -336,13 +337,13 @@ DEMO = Config(
     momentum=0.7,
     min_similarity=0.4,
     sigma=0.2,
+    start_iter=0.05,
     rounds=20,
     steps=30,
-    round_length="steps",
     instances=8,
     bn_group=32,
     model=SMALL_MODEL,
-    images=replace(DEMO_IMAGES, pad=2, erase=0.25),
+    images=DEMO_IMAGES,
     optim=SMALL_OPTIM,
 )
 OMNIGLOT = replace(DEMO, images=OMNIGLOT_IMAGES, min_similarity=0.45, sigma=0.25, bn_group=0)
@@ -350,10 +351,7 @@ SMALL = (
     "from random weights one view is a noisy bank row: rows average views (momentum), and clusters weigh more beside "
     "all the outliers (instances)"
 )
-PERSONS = (
-    "gentler views, larger BatchNorm groups (at most 2 workers), a lower min_similarity and sigma, or too few rows "
-    "find a neighbour"
-)
+PERSONS = "larger BatchNorm groups (at most 2 workers), lower min_similarity and sigma, or few rows find a neighbour"
 PAPER = "HCD (ICCV 2021)"
 SETS = {"m": "Market-1501", "d": "DukeMTMC-reID", "ms": "MSMT17"}
 FULL = {"d2m": (80.0, 91.5, 96.3), "m2d": (70.1, 82.2, 89.7)}
@@ -406,8 +404,14 @@ PRESETS = {
     "dukemtmc": _preset("S-Table 1", "d", (65.6, 79.8, 88.6)),
     "msmt17": _preset("as quoted in ISE Table 6", "ms", (26.9, 53.7, 65.3, 70.2)),
     **{
-        f"uda_{task}": _preset("domain adaptation", task, FULL.get(task, ()))
-        for task in ("d2m", "m2d", "ms2m", "ms2d", "m2ms", "d2ms")
+        f"uda_{task}": _preset("supplement, tables of alpha_m and alpha_s, row 0.99", task, figures)
+        for task, figures in FULL.items()
+    },
+    **{
+        f"uda_{task}": _preset(
+            "a task of the abstract, no figure (the main text is not at hand)", task
+        )
+        for task in ("ms2m", "ms2d", "m2ms", "d2ms")
     },
     **{
         f"{name}_{alpha:g}_{task}": _preset(

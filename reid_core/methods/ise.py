@@ -157,7 +157,7 @@ class Objective(nn.Module):
             )
         if self.config.supports >= count:
             logger.warning(
-                "supports = %d, but there are only %d other clusters in round %d: %d support samples an image",
+                "supports = %d, but there are only %d other clusters in round %d: %d an image; 1 is usual",
                 self.config.supports, count - 1, start.number, count - 1,
             )  # fmt: skip
         self.memory_CD = F.normalize(class_means(start.target.extracted, label_N, count), dim=1)
@@ -256,12 +256,14 @@ DEMO = Config(
     rounds=20,
     steps=30,
     batch_size=64,
-    instances=4,
+    instances=8,
+    bn_group=32,
     model=SMALL_MODEL,
     images=DEMO_IMAGES,
     optim=SMALL_OPTIM,
 )
 OMNIGLOT = replace(DEMO, images=OMNIGLOT_IMAGES)
+SMALL = "minutes on a CPU; at most 2 workers (bn_group)"
 SETS = {
     "market1501": Config(),
     "msmt17": Config(
@@ -366,11 +368,9 @@ def _preset(row: Row, data: Literal["market1501", "msmt17"]) -> Preset:
 
 PRESETS = {
     "demo": Preset(
-        config=DEMO, about="the synthetic set of `reid synth`, a small network, minutes on a CPU"
+        config=DEMO, about=f"the synthetic set of `reid synth`, a small network, {SMALL}"
     ),
-    "omniglot": Preset(
-        config=OMNIGLOT, about="handwritten characters in Market layout, minutes on a CPU"
-    ),
+    "omniglot": Preset(config=OMNIGLOT, about=f"handwritten characters in Market layout, {SMALL}"),
     **{
         data if name == "full" else f"{name}_{data}": _preset(row, data)
         for name, row in ROWS.items()

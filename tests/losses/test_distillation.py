@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reid_core.losses import distillation
 from reid_core.losses.distillation import feature_distance, probability_distance
 from tests.reference import hdcpd as reference
 
@@ -56,10 +57,58 @@ def test_equals_the_twin(over_batch: bool, twin, seed: int) -> None:
     torch.testing.assert_close(x.grad, twin_x.grad, atol=1e-12, rtol=0)
 
 
-def test_half_the_temperature_squares_the_probabilities() -> None:
-    z = torch.tensor([0.8, 0.5, 0.1], dtype=torch.float64)
-    square = z.softmax(0).square()
-    torch.testing.assert_close((z / 0.5).softmax(0), square / square.sum())
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Filled with the class probabilities of the student, then of the teacher, as the loss computes them."""
+    kept: list[Tensor] = []
+    softmax = distillation._softmax_over_classes
+
+    def keep(logits: Tensor) -> Tensor:
+        kept.append(softmax(logits))
+        return kept[-1]
+
+    monkeypatch.setattr(distillation, "_softmax_over_classes", keep)
+    return kept
+
+
+PROBABILITIES = [
+    pytest.param((1.0, 0.5), (0.4469, 0.3311, 0.2219), (0.4573, 0.3744, 0.1682), id="literal"),
+    pytest.param((0.05, 0.05), (0.9975, 0.0025, 0), (0.8808, 0.1192, 0), id="released"),
+    pytest.param((0.05, 0.025), (0.9975, 0.0025, 0), (0.9820, 0.0180, 0), id="recommended"),
+]
+
+
+@pytest.mark.parametrize(("temperatures", "student", "teacher"), PROBABILITIES)
+def test_probabilities_by_hand(
+    temperatures: tuple[float, float],
+    student: tuple[float, ...],
+    teacher: tuple[float, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """P^s and P^t of methods.md 4.10."""
+    found = recorded(monkeypatch)
+    probability_distance(STUDENT, TEACHER, torch.eye(3), *temperatures)
+    for p, want in zip(found, (student, teacher), strict=True):
+        assert p[0].tolist() == pytest.approx(want, abs=5e-5)
+
+
+def test_probabilities_sum_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = recorded(monkeypatch)
+    probability_distance(*random_case(4), 0.05, 0.025)
+    assert len(found) == 2
+    for p in found:
+        torch.testing.assert_close(p.sum(dim=1), torch.ones(6, dtype=p.dtype))
+
+
+def test_half_the_temperature_squares_the_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The teacher that is the student itself has its probabilities squared and normalised."""
+    found = recorded(monkeypatch)
+    x, _, rows = random_case(5)
+    loss = probability_distance(x, x, rows, 0.6, 0.3)
+    student, teacher = found
+    square = student.square() / student.square().sum(dim=1, keepdim=True)
+    torch.testing.assert_close(teacher, square)
+    torch.testing.assert_close(loss, (student - square).square().sum(dim=1))
+    assert (loss > 1e-3).all()
 
 
 @pytest.mark.parametrize("over_batch", [False, True])

@@ -101,7 +101,7 @@ def run(folder: Path, name: str, config: Any, uda: bool, steps: int) -> dict[str
     learner.objective.begin_round(start)
     method = contract.load(name)
     optimizer = contract.optimizer(method, config, learner.embedder, learner.objective)
-    if config.model.precision == "fp32":  # Adam's first step is a sign: rounding may turn it around
+    if config.model.precision != "fp64":  # Adam's first step is a sign: rounding may turn it around
         optimizer = torch.optim.SGD(optimizer.param_groups[0]["params"], lr=0.1)
     batches = loader(folder, config, uda=uda).round(start, streams(name, config, start), steps)
     rounds = train_round(learner, batches, optimizer, progress=(0, 0.5), num_steps=steps)
@@ -110,5 +110,5 @@ def run(folder: Path, name: str, config: Any, uda: bool, steps: int) -> dict[str
     return {
         "losses": reduce_terms(history, 0),
         "state": learner.embedder.state_dict(),
-        "memory": learner.objective.memory_RD,
+        "memory": getattr(learner.objective, "memory_RD", None),
     }

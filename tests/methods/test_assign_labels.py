@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import DBSCAN
 from torch import nn
 
 from reid_core import method as contract
 from reid_core.method import Domain, Features, Round, Sizes
+from tests.reference.features import people
 
 
 def features(groups: int, members: int) -> Features:
@@ -19,7 +21,7 @@ def features(groups: int, members: int) -> Features:
     return Features(image_id=np.arange(len(unit)), feature=unit)
 
 
-def config(name: str, **changes: float) -> object:
+def config(name: str, **changes: float | str) -> object:
     return contract.load(name).Config(k1=8, k2=3, **changes)
 
 
@@ -27,6 +29,20 @@ def test_cluster_contrast_labels_groups() -> None:
     method = contract.load("cluster_contrast")
     labels = method.assign_labels(config("cluster_contrast", eps=0.5), features(4, 10), None)
     assert labels.label[:, 0].tolist() == np.repeat(range(4), 10).tolist()
+
+
+@pytest.mark.parametrize(("distance", "eps"), [("euclidean", 0.9), ("cosine", 0.405)])
+def test_cluster_contrast_takes_other_distances(distance: str, eps: float) -> None:
+    given = Features(image_id=np.arange(200), feature=people(200))
+    changes = {"distance": distance, "eps": eps, "min_samples": 3}
+    method = contract.load("cluster_contrast")
+    labels = method.assign_labels(config("cluster_contrast", **changes), given, None)
+    want = DBSCAN(eps=eps, min_samples=3, metric=distance, algorithm="brute").fit(given.feature)
+    assert labels.label[:, 0].tolist() == want.labels_.tolist()
+    assert np.flatnonzero(labels.is_core).tolist() == want.core_sample_indices_.tolist()
+    assert labels.label.max() > 2
+    assert (labels.label < 0).any()
+    assert "label_free" not in labels.metrics
 
 
 @pytest.mark.parametrize("clusters", [0, 1])

@@ -278,10 +278,10 @@ def test_a_round_is_one_pass_over_the_coarsest_level() -> None:
         image_id=torch.arange(150), camid=torch.full((150,), -1), label=label, feature=None
     )
     start = Round(number=1, rounds=2, step=400, target=domain, source=None)
-    config = hcd.Config(batch_size=8, instances=4)
+    config = hcd.Config(batch_size=8, instances=4, round_length="pass")
     assert hcd.num_steps(config, start) == (4 * 2 + 30) // 8 + 1
     assert hcd.num_steps(config, replace(start, number=0)) == 400
-    assert hcd.num_steps(replace(config, round_length="steps"), start) == 400
+    assert hcd.num_steps(hcd.Config(), start) == 400
     stream = hcd.batches(config, domain, seed=0)
     drawn = np.concatenate([next(stream) for _ in range(4)] + [next(stream)[:6]])
     assert set(range(120, 150)) <= set(drawn.tolist())
@@ -301,6 +301,25 @@ def test_the_rate_falls_by_steps_made() -> None:
         scheduler.step()
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_the_published_run() -> None:
+    """methods.md 3.8: 60 x 400 steps, labels change after 400, the rate falls at 8000 and 16000."""
+    config = hcd.PRESETS["market1501"].config
+    assert config.round_length == "steps"
+    assert config.rounds * config.steps == 24000
+    assert config.optim.step_rounds * config.steps == 8000
+    assert waits(config) == 400
+
+
+@pytest.mark.parametrize(("rounds", "want"), [(20, 30), (2, 3), (1, 2)])
+def test_labels_of_the_demo_change_after_a_twentieth_of_the_steps(rounds: int, want: int) -> None:
+    assert waits(replace(hcd.PRESETS["demo"].config, rounds=rounds)) == want
+
+
+def waits(config: hcd.Config) -> int:
+    """Steps until labels change."""
+    return filled(config, [0, 0, 1, 1])[0].waits
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """HDCPD as a method: a slow twin of whole steps, any number of workers, resuming, what its settings refuse."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -436,13 +435,6 @@ def test_teacher_is_evaluated_and_not_trained() -> None:
     assert not any(p.requires_grad for p in objective.parameters())
     image = torch.randn(2, 3, 24, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(teacher.eval()(image), embedder.eval()(image))
-
-
-def test_memory_and_losses_stay_float32_under_bf16(folder: Path) -> None:
-    config = settings("bf16")
-    result = run(folder, config, False, 2)
-    assert result["memory"].dtype == torch.float32
-    assert all(math.isfinite(v) for losses in result["losses"] for v in losses.values())
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

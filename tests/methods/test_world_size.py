@@ -36,8 +36,9 @@ CASES = [
     for uda in (False, True)
     for precision in ("fp64", "fp32")
 ]
-STEPS = {"fp64": 20, "fp32": 1}
-TOLERANCE = {"fp64": 1e-8, "fp32": 1e-5}
+CASES.append(("cluster_contrast", False, "bf16"))
+STEPS = {"fp64": 20, "fp32": 1, "bf16": 1}
+TOLERANCE = {"fp64": 1e-8, "fp32": 1e-5, "bf16": 1e-2}
 
 
 def run_all(folder: Path) -> list[dict[str, Any]]:
