@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.methods --data synthetic --storage runs/methods`` draws the synthetic set and trains every
 method by its preset ``demo``; with ``--data FOLDER``, Omniglot in Market layout, by its preset ``omniglot``. Rounds,
-steps and batch size are the same for all. Each run is that of ``reid train``, all share one Ray, and a run that has
-finished in ``--storage`` is not repeated: the same command goes on where it stopped. After a change of the code or the
-presets give another ``--storage``.
+steps and batch size are the same for all. Each run makes the rounds of ``reid train`` in this process, without Ray
+(``benchmarks.alone``), and one that has finished in ``--storage`` is not repeated: the same command goes on where it
+stopped. After a change of the code or the presets give another ``--storage``.
 
 Accuracies are of the test identities, before the first step and after the last one. ARI (outliers are clusters of
 their own) and purity (of the clustered images) are of the last weights' labels, in per cent as well; clusters are those
@@ -20,10 +20,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines import train
-from pipelines.runtime import ray_session
+from benchmarks import alone
 from reid_core import method as contract
 from reid_core.data.datasets import synthetic
+from reid_core.threads import use_threads
 
 BASELINE = "cluster_contrast"
 COLUMNS = {
@@ -131,16 +131,12 @@ def finished(method: str, seed: int, data: str, asked: argparse.Namespace) -> Ou
         "--method.steps": asked.steps,
         "--method.batch-size": asked.batch,
         "--eval-every": asked.rounds,  # before the first round and after the last one
-        "--workers": asked.workers,
-        "--keep": 1,
     }
     run = Path(asked.storage) / name
     if not (run / "result.json").exists():
         flags = [str(word) for pair in words.items() for word in pair]
         try:
-            parsed, job = train.parse([method, *flags])
-            assert job is not None  # only --list gives none
-            train.run(parsed, job)
+            alone.run([method, *flags])
         except (ValueError, OSError) as error:
             logger.error("%s failed: %s", name, error)
             return None
@@ -159,19 +155,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=30, help="of a round")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     data = asked.data
     if data == "synthetic":
         data = synthetic.draw(str(Path(asked.storage) / "synthetic"))
     outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in asked.methods}
-    with ray_session():
-        for seed in asked.seeds:  # every method once before the second seed
-            for method in asked.methods:
-                outcome = finished(method, seed, data, asked)
-                if outcome is not None:
-                    outcomes[method][seed] = outcome
+    use_threads(asked.threads)
+    for seed in asked.seeds:  # every method once before the second seed
+        for method in asked.methods:
+            outcome = finished(method, seed, data, asked)
+            if outcome is not None:
+                outcomes[method][seed] = outcome
     images = asked.steps * asked.batch
     print(f"{asked.data}: {asked.rounds} rounds of {images} images, seeds {asked.seeds}\n")
     print("\n".join(table(outcomes, len(asked.seeds))))

@@ -1,14 +1,11 @@
 """What every rank of a run does: rounds of extract, label, begin_round, train, evaluate, report."""
 
 import logging
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -16,16 +13,13 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.collective import broadcast_from_rank_zero
 from ray.util.queue import Queue
 
-from pipelines.extraction import BadImages, BlockEmbedder, embed_all, shard_blocks
-from pipelines.meeting import Stage, meet
-from pipelines.progress import forward_logs
+from pipelines.extraction import BlockEmbedder
+from pipelines.meeting import Stage
 from pipelines.runtime import STAGE_CPUS, STAGE_GPUS
 from pipelines.stages import Labelling, Part, evaluation_stage, label_stage, labels_path
 from reid_core import distributed, method
-from reid_core.checkpoint import load_state, save_state
 from reid_core.data.decode import ImageStore
 from reid_core.data.loader import BatchLoader, TrainImages
 from reid_core.evaluation.ranking import CameraFilter
@@ -77,35 +71,39 @@ def alike(where: str) -> Iterator[None]:
         raise Stopped(f"{where}: {error}") from error
 
 
-def run_rounds(spec: RunSpec) -> dict[str, str]:
-    """All rounds that are left, in one rank; returns why the run was stopped, if it was."""
-    torch.set_num_threads(spec.threads)
-    try:
-        Worker(spec).run()
-    except Stopped as reason:
-        return {"stopped": str(reason)}
-    return {}
+class Rounds:
+    """The network, the objective and the rounds of one rank; a subclass says where images, stages and reports go."""
 
-
-class Worker:
-    """One rank: the network, the objective and this rank's shard of every dataset."""
-
-    def __init__(self, spec: RunSpec) -> None:
+    def __init__(self, spec: RunSpec, images: dict[str, pa.Table], device: torch.device) -> None:
         self.spec = spec
         self.config = spec.config
         self.method = method.load(spec.method)
         self.rank = distributed.rank()
         self.world = distributed.world_size()
-        self.device = ray.train.torch.get_device() if spec.gpu else torch.device("cpu")
-        self.images: dict[str, pa.Table] = ray.get(spec.tables)
-        self.attempt = broadcast_from_rank_zero(uuid4().hex if self.rank == 0 else None)
-        if self.rank == 0:
-            forward_logs(spec.events)
+        self.device = device
+        self.images = images
         self.best: dict[str, float] = {}
-        self.step = 0
+        self.completed = self.step = 0
         with alike("the start of the run"):
             self._build()
-            self.completed = self._restore()
+
+    def extract(
+        self, name: str, embed: BlockEmbedder | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """This rank's rows of a dataset, embedded with the weights it holds, or by another network."""
+        raise NotImplementedError
+
+    def meet(self, stage: Stage, part: Part, number: int) -> Any:
+        """The result of a stage over all ranks' parts."""
+        raise NotImplementedError
+
+    def tell(self, kind: str, **event: Any) -> None:
+        """Send an event to the driver; rank 0 only."""
+        raise NotImplementedError
+
+    def report(self, number: int, metrics: dict[str, float]) -> None:
+        """Keep the state after a finished round."""
+        raise NotImplementedError
 
     def _build(self) -> None:
         config = self.config
@@ -138,30 +136,6 @@ class Worker:
             pin_memory=self.device.type == "cuda",
         )
 
-    def _restore(self) -> int:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return 0
-        with checkpoint.as_directory() as folder:
-            state = load_state(Path(folder) / "state.pt", self._modules())
-        self.best = state["best"]
-        self.step = state["step"]
-        self.tell("log", message=f"resumed after round {state['round']}")
-        return state["round"]
-
-    def _modules(self) -> dict[str, Any]:
-        return {
-            "embedder": self.learner.embedder,
-            "objective": self.learner.objective,
-            "optimizer": self.optimizer,
-            "scheduler": self.scheduler,
-        }
-
-    def tell(self, kind: str, **event: Any) -> None:
-        """Send an event to the driver; rank 0 only."""
-        if self.rank == 0:
-            self.spec.events.put({"kind": kind, **event})
-
     def run(self) -> None:
         """All rounds that are left; after the last one the labels and the evaluation of the final weights."""
         for number in range(self.completed, self.config.rounds + 1):
@@ -174,19 +148,6 @@ class Worker:
                 metrics = self.train(self.begin(number, labels, feature))
                 clock.mark("train")
                 self.report(number, metrics | labels.metrics | clock.seconds)
-
-    def extract(
-        self, name: str, embed: BlockEmbedder | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """This rank's rows of a dataset, embedded with the weights it holds, or by another network."""
-        shard = ray.train.get_dataset_shard(name)
-        assert shard is not None, name
-        image_id, feature, errors = embed_all(shard_blocks(shard), embed or self.embed)
-        if errors:
-            raise BadImages(
-                f"{len(errors)} images were readable before and are not now: {errors[:3]}"
-            )
-        return image_id, feature
 
     def label(self, number: int) -> tuple[Labels, dict[str, np.ndarray]]:
         """The label stage: LABELS of this round and the features it extracted, by domain name."""
@@ -248,22 +209,6 @@ class Worker:
         """All rows (N, ...) of the target images from rank 0, where every rank has the same."""
         ids = self.images["target"].column("image_id").to_numpy()
         return (ids[:0], rows[:0]) if self.rank else (ids, rows)
-
-    def meet(self, stage: Stage, part: Part, number: int) -> Any:
-        """Run a stage over all ranks' parts; a wrong-data error ends the run on all of them."""
-        key = f"{self.attempt}/{number}/{stage.name}"
-        try:
-            return meet(
-                self.spec.meeting,
-                key,
-                self.rank,
-                self.world,
-                part,
-                stage,
-                timeout_s=self.spec.wait_s,
-            )
-        except (ValueError, TimeoutError) as error:  # RayTaskError takes the class of its cause
-            raise Stopped(f"{stage.name}: {getattr(error, 'cause', error)}") from error
 
     def evaluate(self, number: int, labels: Labels) -> None:
         """Evaluate the weights after ``number`` rounds where it is due, and keep the best ones."""
@@ -396,30 +341,6 @@ class Worker:
             if batch is None:
                 return
             yield batch.to(self.device)
-
-    def report(self, number: int, metrics: dict[str, float]) -> None:
-        """Report the finished round once, with the whole state as one checkpoint."""
-        self.tell("round", round=number, **metrics)
-        name = f"round-{number + 1:04d}"
-        if self.rank:
-            ray.train.report(metrics, checkpoint=None, checkpoint_dir_name=name)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            extra = {
-                "round": number + 1,
-                "step": self.step,
-                "best": self.best,
-                "seed": self.spec.seed,
-            }
-            save_state(Path(folder) / "state.pt", self._modules(), extra)
-            save_embedder(
-                self.embed.embedder,
-                self.config.model,
-                self.config.images,
-                f"{folder}/embedder.safetensors",
-            )
-            checkpoint = ray.train.Checkpoint.from_directory(folder)
-            ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
 
 
 class _Clock:
