@@ -4,6 +4,7 @@ The driver is the only writer. Where the storage is a URI, the files are made in
 after every round and at the end.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -25,6 +26,7 @@ from reid_core.errors import UsageError
 from reid_core.storage import exists, join, open_folder, read_bytes, write_bytes
 
 PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "scikit-learn", "numba")
+CODE = ("pipelines", "reid_core", "tune_spaces")
 EVALUATION = (
     "round",
     "mAP",
@@ -76,7 +78,7 @@ class RunFolder:
         before, now = flatten(saved), flatten(json.loads(json.dumps(asked)))
         differ = [
             f"{key}: saved {before.get(key)!r}, asked {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
+            for key in sorted(before.keys() | now.keys(), key=lambda k: (k not in before, k))
             if before.get(key) != now.get(key)
         ]
         if differ:
@@ -183,7 +185,10 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def describe_environment(**more: Any) -> dict[str, Any]:
-    """Versions, hardware and code revision; no environment variables, so no secrets."""
+    """Versions, hardware and code; no environment variables, so no secrets.
+
+    ``revision`` is git's, null where the code came without ``.git`` as in a job; ``code`` is the same in both.
+    """
     try:
         root = Path(__file__).parent.parent
         git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
@@ -197,8 +202,19 @@ def describe_environment(**more: Any) -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": {name: version(name) for name in PACKAGES},
         "revision": revision,
+        "code": code_fingerprint(),
         **more,
     }
+
+
+def code_fingerprint() -> str:
+    """32 hex digits over the Python files of the three packages."""
+    root = Path(__file__).parent.parent
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(p for name in CODE for p in (root / name).rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def settings(job: Any) -> dict[str, Any]:

@@ -3,18 +3,23 @@
 import logging
 import math
 import os
-from collections.abc import Iterator
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from pipelines.blocks import DECODE_CPUS, quiet_ray_data
 from reid_core.errors import UsageError
 
 STAGE_CPUS = 0.2  # of a core, reserved for the label and evaluation tasks
 HEADROOM_CPUS = STAGE_CPUS + 2 * DECODE_CPUS  # what the trainer must leave free, or nothing moves
+ROOM_CPUS = STAGE_CPUS + DECODE_CPUS  # of it, on one node: tasks do not spread over several
 MIN_WORKER_CPUS = 0.2
+ROUNDING = 1e-9  # sums of tenths are not exact
 WORKER_GPUS = 0.6  # above a half, so that two ranks never share a GPU; the rest is the label tasks'
 STAGE_GPUS = 0.4  # at most two label tasks on a GPU that has no worker
 
@@ -27,12 +32,18 @@ def ray_session() -> Iterator[None]:
     started = not ray.is_initialized()
     if started:
         _start()
+        signal.signal(signal.SIGTERM, _stop)  # after Ray's own handler, which prints a stack
     quiet_ray_data()
     try:
         yield
     finally:
         if started:
             ray.shutdown()
+
+
+def _stop(*_: object) -> None:
+    """SIGTERM, as of `ray job stop`, ends a command like Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def _start() -> None:
@@ -44,10 +55,13 @@ def _start() -> None:
         return
     try:
         ray.init(address=address, **quiet)
-    except ConnectionError as error:
+    except (AuthenticationError, ConnectionError, RuntimeError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0]
         raise UsageError(
-            f"no Ray cluster answers at RAY_ADDRESS={address} ({error}); start it, or unset the variable to "
-            "run on this machine"
+            f"cannot join the Ray cluster at RAY_ADDRESS={address} ({reason}). It must run, with the Ray of this "
+            "environment, and want the token of this shell: export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=FILE with "
+            "the file that `ray start` had, or RAY_AUTH_MODE=disabled where it had none. To run on this machine alone: "
+            "unset RAY_ADDRESS"
         ) from error
 
 
@@ -66,28 +80,70 @@ class Share:
     threads: int  # of torch on a CPU
 
 
+@dataclass(frozen=True)
+class Node:
+    """What one machine offers."""
+
+    cpus: float
+    gpus: float = 0.0
+
+
 def share_out(workers: int, *, gpu: bool) -> Share:
     """Divide the cluster among ``workers``, leaving room for decoding, labelling and evaluation.
 
     Raises:
         UsageError: the cluster is too small; gives the numbers.
     """
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    offers = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return divide([Node(o.get("CPU", 0.0), o.get("GPU", 0.0)) for o in offers], workers, gpu=gpu)
+
+
+def divide(nodes: Sequence[Node], workers: int, *, gpu: bool) -> Share:
+    """``share_out`` of given nodes."""
+    gpus = sum(node.gpus for node in nodes)
     if gpu and gpus < workers:
         raise UsageError(
             f"--gpu with --workers {workers} needs {workers} GPUs and the cluster has {gpus:g}; "
             "lower --workers or leave --gpu out"
         )
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    each = 1.0 if gpu else min((cpus - HEADROOM_CPUS) / workers, max(nodes))
-    each = math.floor(each) if each >= 1 else math.floor(10 * each) / 10
-    while each > 1 and sum(node // each for node in nodes) < workers:  # they must fit node by node
-        each -= 1
-    if each < MIN_WORKER_CPUS or each * workers + HEADROOM_CPUS > cpus:
-        most = int((cpus - HEADROOM_CPUS) / (1.0 if gpu else MIN_WORKER_CPUS))
+    each = _largest(nodes, workers, gpu=gpu)
+    if not each:
+        most = next((n for n in range(workers - 1, 0, -1) if _largest(nodes, n, gpu=gpu)), 0)
+        least = "1 CPU and a GPU" if gpu else f"{MIN_WORKER_CPUS:g} CPUs"
         raise UsageError(
-            f"--workers {workers} and the {HEADROOM_CPUS:g} CPUs for decoding and labelling do not fit into the "
-            f"cluster's {cpus:g} CPUs; use at most --workers {most}"
+            f"--workers {workers} do not fit: each needs {least} on one node, and decoding and labelling "
+            f"{HEADROOM_CPUS:g} CPUs beside them, {ROOM_CPUS:g} on one node; the nodes have {_listed(nodes)}; "
+            + (f"use at most --workers {most}" if most else "add CPUs")
         )
-    return Share(each, WORKER_GPUS if gpu else 0.0, max(1, int(min(cpus / workers, max(nodes)))))
+    per_worker = sum(node.cpus for node in nodes) / workers
+    threads = max(1, int(min(per_worker, max(node.cpus for node in nodes))))
+    return Share(each, WORKER_GPUS if gpu else 0.0, threads)
+
+
+def _largest(nodes: Sequence[Node], workers: int, *, gpu: bool) -> float:
+    """The most CPUs that each of the workers can have: whole ones or tenths, 1 beside a GPU; 0 if none."""
+    total = sum(node.cpus for node in nodes)
+    most = min((total - HEADROOM_CPUS) / workers, max(node.cpus for node in nodes)) + ROUNDING
+    tenths = [tenth / 10 for tenth in range(9, 0, -1) if tenth / 10 >= MIN_WORKER_CPUS]
+    sizes = [1.0] if gpu else [*map(float, range(int(most), 0, -1)), *tenths]
+    fitting = (size for size in sizes if size <= most and _fits(nodes, workers, size, gpu=gpu))
+    return next(fitting, 0.0)
+
+
+def _fits(nodes: Sequence[Node], workers: int, each: float, *, gpu: bool) -> bool:
+    """Whether all workers have a place and, wherever Ray puts them, one node keeps ``ROOM_CPUS``."""
+    places, fillers = 0, 0.0  # workers that fit, and fewest of them that leave no node with room
+    for node in nodes:
+        here = int(node.cpus / each + ROUNDING)
+        here = min(here, int(node.gpus)) if gpu else here
+        filler = max(0, int((node.cpus - ROOM_CPUS) / each + ROUNDING + 1))
+        places += here
+        fillers += filler if filler <= here else math.inf
+    return places >= workers and fillers > workers
+
+
+def _listed(nodes: Sequence[Node]) -> str:
+    kinds = Counter(
+        f"{node.cpus:g} CPUs" + (f" and {node.gpus:g} GPUs" if node.gpus else "") for node in nodes
+    )
+    return ", ".join(f"{count} x {kind}" if count > 1 else kind for kind, count in kinds.items())

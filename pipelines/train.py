@@ -17,12 +17,13 @@ from ray.util.queue import Queue
 
 from pipelines.blocks import DECODE_CPUS, AllRows, block_dataset
 from pipelines.inputs import Images, Inputs, default_cache, look_at, scan_inputs
-from pipelines.meeting import Meeting
+from pipelines.meeting import ON_HEAD, Meeting
+from pipelines.preflight import check_nodes, wait_for_room
 from pipelines.progress import Listener
 from pipelines.report import result_table
 from pipelines.rounds import RunSpec
 from pipelines.run_folder import RunFolder, describe_environment, settings, summarise
-from pipelines.runtime import STAGE_GPUS, Share, ray_session, share_out
+from pipelines.runtime import STAGE_GPUS, Share, ray_session
 from pipelines.tasks import RayTasks
 from pipelines.worker import worker
 from reid_core import method as contract
@@ -86,12 +87,14 @@ class TrainJob(Generic[ConfigT]):
     """Crashed workers that the run survives."""
     wait_s: float = 1800.0
     """Longest wait for another worker or a Ray task, seconds."""
+    start_s: float = 0.0
+    """Longest wait for nodes that are still starting, seconds; 0 takes the nodes that are there."""
 
 
 def parse(argv: Sequence[str]) -> tuple[str, TrainJob[Any] | None]:
     """METHOD and the job, whose flags default to the preset that was asked for; no job for ``--list``."""
     rest = list(argv)
-    asked = _take(rest, "--preset")
+    asked = take(rest, "--preset")
     if not rest or rest[0].startswith("-"):
         usage = f"reid train METHOD [--preset NAME | --list] [flags]; methods: {', '.join(contract.names())}"
         if rest[:1] in (["-h"], ["--help"]):
@@ -115,7 +118,8 @@ def parse(argv: Sequence[str]) -> tuple[str, TrainJob[Any] | None]:
     return name, job
 
 
-def _take(argv: list[str], flag: str) -> str | None:
+def take(argv: list[str], flag: str) -> str | None:
+    """Remove ``flag VALUE`` or ``flag=VALUE`` from the words; the value."""
     for place, word in enumerate(argv):
         if word == flag and place + 1 < len(argv):
             del argv[place]
@@ -157,12 +161,13 @@ def check_labels(job: TrainJob[Any]) -> None:
         )
 
 
-def run(name: str, job: TrainJob[Any]) -> dict[str, Any]:
+def run(name: str, job: TrainJob[Any], *, runs: int = 1) -> dict[str, Any]:
     """Train and return what ``result.json`` holds.
 
     Args:
         name: of the method.
         job: as parsed.
+        runs: such runs at a time, among which the cluster is divided.
 
     Raises:
         UsageError: settings, cluster or saved run do not fit the job.
@@ -173,7 +178,7 @@ def run(name: str, job: TrainJob[Any]) -> dict[str, Any]:
         raise UsageError(f"--source: {name} has no use for a labelled source set; leave it out")
     build_embedder(job.method.model, bn_group=1)  # wrong weights are refused before any work
     inputs = scan_inputs(job.data, job.source, job.layout, job.cache)
-    job = replace(job, data=_absolute(job.data), source=_absolute(job.source))
+    job = replace(job, data=absolute(job.data), source=absolute(job.source))
     folder = RunFolder(job.storage, job.name)
     folder.open(
         _config(name, job, inputs),
@@ -181,12 +186,18 @@ def run(name: str, job: TrainJob[Any]) -> dict[str, Any]:
     )
     try:
         with ray_session():
-            return _run(name, job, share_out(job.workers, gpu=job.gpu), look_at(inputs), folder)
+            share = wait_for_room(
+                job.workers, gpu=job.gpu, start_s=job.start_s, wait_s=job.wait_s, runs=runs
+            )
+            images = [(f.root, f.images.column("path")[0].as_py()) for f in inputs.found.values()]
+            check_nodes(folder.path, images)
+            return _run(name, job, share, look_at(inputs), folder)
     finally:
         folder.close()
 
 
-def _absolute(root: str) -> str:
+def absolute(root: str) -> str:
+    """A path as every process sees it; a URI or an empty string as it is."""
     return str(Path(root).resolve()) if root and "://" not in root else root
 
 
@@ -212,7 +223,7 @@ def _run(
         "%s on %d images, %d workers with %g CPUs and %g GPUs each; %s",
         name, len(images.tables["target"]), job.workers, share.cpus, share.gpus, folder.path,
     )  # fmt: skip
-    events = Queue(actor_options={"num_cpus": 0})
+    events = Queue(actor_options=ON_HEAD)
     with Listener(events, folder, job.method.rounds, images.tables["target"]):
         spec = _spec(name, job, share, images, folder, events)  # its actors live as long as it does
         outcome = _fit(_trainer(spec, job, share, images))

@@ -1,0 +1,126 @@
+"""A Ray cluster of this machine as `ray start` makes it: ports, folder and token of its own, no process left behind."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+LIMIT_S = 240.0  # of a wait; a start takes seconds on an idle machine
+
+
+@dataclass(frozen=True)
+class OwnRay:
+    """What a shell needs to use the cluster."""
+
+    environment: dict[str, str]  # for `ray job`; not yet RAY_ADDRESS, which sends a program there
+    address: str
+    folder: Path
+
+    def pids(self, word: str = "") -> list[int]:
+        """Processes of the cluster, which all inherit the path of its token; with ``word`` in their command line."""
+        found = []
+        mark = self.environment["RAY_AUTH_TOKEN_PATH"].encode()
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                ours = mark in (entry / "environ").read_bytes()
+                if ours and word.encode() in (entry / "cmdline").read_bytes().replace(b"\0", b" "):
+                    found.append(int(entry.name))
+            except OSError:  # it has ended
+                continue
+        return found
+
+    def run(self, *words: str) -> str:
+        """The output of a command, which must succeed."""
+        done = subprocess.run(
+            words,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-2000:]
+        return done.stdout
+
+
+@contextmanager
+def own_ray(cpus: int) -> Iterator[OwnRay]:
+    """A head with ``cpus``."""
+    with tempfile.TemporaryDirectory(prefix="reid-", dir="/tmp") as name, ExitStack() as stack:
+        folder = Path(name)  # short: the path of a socket has at most 107 characters
+        token = folder / "token"
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        port, dashboard, client = free_ports(3)
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "RAY_worker_niceness": "0",  # its own 15 gets no core beside other work
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        }
+        ray = OwnRay(environment, f"127.0.0.1:{port}", folder)
+        stack.callback(end, ray)
+        flags = ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--port={port}"]
+        flags += [f"--ray-client-server-port={client}", f"--temp-dir={folder}/ray"]
+        head = start(ray, ["--head", f"--num-cpus={cpus}", *flags])
+        wait_until(lambda: listens(dashboard) or head.poll() is not None)
+        assert head.poll() is None, (folder / "ray.log").read_text()[-2000:]
+        yield ray
+
+
+def start(
+    ray: OwnRay, flags: Sequence[str], command: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
+    """``ray start`` behind ``command``, as a process that ends with its node."""
+    agent = ["--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0"]
+    memory = ["--object-store-memory=200000000", "--disable-usage-stats"]
+    with (ray.folder / "ray.log").open("ab") as log:
+        return subprocess.Popen(
+            [*command, "ray", "start", "--block", *flags, *agent, *memory],
+            env=ray.environment,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def end(ray: OwnRay) -> None:
+    """End all processes of the cluster; what does not go by itself is killed, and is an error."""
+    for pid in ray.pids("ray start --block"):
+        os.kill(pid, signal.SIGTERM)
+    try:
+        wait_until(lambda: not ray.pids(), 60)
+    finally:
+        for pid in ray.pids():
+            os.kill(pid, signal.SIGKILL)
+
+
+def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
+    """Wait for a condition."""
+    end = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+
+
+def listens(port: int) -> bool:
+    """Whether something answers at a port of this machine."""
+    with socket.socket() as there:
+        return not there.connect_ex(("127.0.0.1", port))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nothing uses."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
