@@ -14,6 +14,9 @@ import ray
 from ray.exceptions import GetTimeoutError
 from ray.util.queue import Queue
 
+ON_HEAD: dict[str, Any] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+"""Options of an actor that a run cannot lose: without them it is on any node, and its loss would end the run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -36,9 +39,12 @@ class _Gathering:
     taken: int = 0
 
 
-@ray.remote(num_cpus=0)
+@ray.remote(max_restarts=-1, **ON_HEAD)
 class Meeting:
-    """One gathering a key; a key names the attempt, the round and the stage, so dead attempts never mix."""
+    """One gathering a key; a key names the attempt, the round and the stage, so dead attempts never mix.
+
+    Where its process dies, the ranks that wait fail, and their next attempt meets in a new one.
+    """
 
     def __init__(self) -> None:
         self.gatherings: dict[str, _Gathering] = {}

@@ -123,7 +123,12 @@ class Listener:
             if error := done.exception():
                 logger.warning("the labels could not be compared with the ids: %s", error)
             else:
-                self.folder.add("quality", done.result())
+                self._add("quality", done.result())
+
+    def _add(self, kind: str, line: dict[str, Any]) -> None:
+        self.folder.add(kind, line)
+        if isinstance(self.failure, OSError):  # the file was written whole, with what failed before
+            self.failure = None
 
     def on_round(self, round: int, **metrics: float) -> None:
         self._end_bar()
@@ -137,7 +142,7 @@ class Listener:
             metrics["seconds_label"],
             metrics["seconds_train"],
         )
-        self.folder.add("round", {"round": round, **metrics})
+        self._add("round", {"round": round, **metrics})
 
     def on_evaluation(self, round: int, **result: Any) -> None:
         self._end_bar()
@@ -153,7 +158,7 @@ class Listener:
         free = result["label_free"]
         score = "" if free is None else f", label-free score {free:.3f}"
         logger.info("after %d rounds: %s%s%s", round, shown, more, score)
-        self.folder.add("evaluation", {"round": round, **result})
+        self._add("evaluation", {"round": round, **result})
 
     def _new_bar(self, text: str, total: int | None) -> None:
         self._end_bar()

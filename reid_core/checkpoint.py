@@ -24,7 +24,12 @@ def load_state(path: Path, parts: Mapping[str, Any]) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
-    except (UnpicklingError, RuntimeError, KeyError, ValueError, EOFError) as error:
+    except UnpicklingError as error:  # its text advises to load the file without this check
+        raise ValueError(
+            f"{path}: not a checkpoint of this run: refused, it holds more than a training state or is damaged, and "
+            "loading it could run code; restore it or choose another --name"
+        ) from error
+    except (RuntimeError, KeyError, ValueError, EOFError) as error:
         raise ValueError(
             f"{path}: not a checkpoint of this run ({str(error).splitlines()[0]}); choose another --name"
         ) from error

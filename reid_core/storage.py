@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow.fs as pafs
@@ -56,17 +56,24 @@ def atomic_path(path: str | Path) -> Iterator[tuple[pafs.FileSystem, str]]:
     """Yield a temporary name beside ``path``; it is renamed to ``path`` when the block ends well.
 
     A reader sees the old file or the whole new one. The folder is made when it is missing.
+
+    Raises:
+        OSError: the file system or the block failed; names ``path``, which is as it was.
     """
     filesystem, inner = open_folder(path)
     parent, _, name = inner.rpartition("/")
-    filesystem.create_dir(parent, recursive=True)
     temporary = f"{parent}/.{name}.{uuid.uuid4().hex[:8]}"
     try:
+        filesystem.create_dir(parent, recursive=True)
         yield filesystem, temporary
         filesystem.move(temporary, inner)
-    except BaseException:
-        if filesystem.get_file_info(temporary).type != pafs.FileType.NotFound:
+    except BaseException as error:
+        with suppress(OSError):  # there is none, or it is the file system that failed
             filesystem.delete_file(temporary)
+        if isinstance(error, OSError):
+            raise OSError(
+                f"{path}: not written ({error}); look at the storage and repeat the command"
+            ) from error
         raise
 
 

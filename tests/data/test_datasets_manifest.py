@@ -111,6 +111,29 @@ def test_what_is_refused(root: Path, text: str, message: str) -> None:
         scan(write(root, text))
 
 
+@pytest.mark.parametrize(("link", "image"), [("a.jpg", "a.jpg"), ("cam1", "cam1/b.png")])
+def test_a_link_that_leads_out(
+    link: str,
+    image: str,
+    root: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    away = tmp_path_factory.mktemp("away") / link
+    (root / link).rename(away)
+    (root / link).symlink_to(away)
+    write(root, "path\na.jpg\ncam1/b.png\n")
+    with pytest.raises(ValueError, match=rf"links lead out of its folder: 1 \({image}\); copy"):
+        scan(str(root))
+    monkeypatch.setenv("REID_LINKS", "follow")
+    assert len(scan(str(root)).images) == 2
+
+
+def test_a_link_that_stays(root: Path) -> None:
+    (root / "d.jpg").symlink_to(root / "cam1" / "c.jpg")
+    assert len(scan(write(root, "path\nd.jpg\n")).images) == 1
+
+
 def test_a_float_is_no_id(root: Path) -> None:
     pq.write_table(pa.table({"path": ["a.jpg"], "pid": [1.5]}), root / "manifest.parquet")
     with pytest.raises(ValueError, match="column pid is not int64"):

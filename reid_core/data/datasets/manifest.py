@@ -2,14 +2,18 @@
 
 Columns: ``path`` relative to the manifest's folder; optional ``pid`` (1 or more; 0 distractor, -1 junk), ``camid``
 (0 or more), ``split`` (train, query, gallery; train where empty), ``tracklet``. An empty cell is unknown.
+No path leads out of that folder, nor a symbolic link on it, unless the environment says ``REID_LINKS=follow``.
 """
 
+import os
 import posixpath
 from collections import Counter
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pcsv
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from reid_core.data.datasets.listing import ROWS, Content, Listing, some
@@ -96,7 +100,29 @@ def _paths(rows: pa.Table, listing: Listing, where: str) -> pa.Array:
     absent = [path for path in paths if path not in listing.files]
     if absent:
         raise ValueError(f"{where}: images that are not there: {some(absent)}; correct the paths")
+    if os.environ.get("REID_LINKS") != "follow" and (linked := _linked_outside(paths, listing)):
+        raise ValueError(
+            f"{where}: symbolic links lead out of its folder: {some(linked)}; copy what they point to, or set "
+            "REID_LINKS=follow if you trust them"
+        )
     return pa.array(paths, pa.string())
+
+
+def _linked_outside(paths: list[str], listing: Listing) -> list[str]:
+    """Those that are or go through a symbolic link to a place outside the root."""
+    if not isinstance(listing.filesystem, pafs.LocalFileSystem):
+        return []
+    root = Path(listing.inner).resolve()
+
+    def outside(path: str) -> bool:
+        return not (root / path).resolve().is_relative_to(root)
+
+    folders = {folder for folder in map(posixpath.dirname, paths) if outside(folder)}
+    return [
+        path
+        for path in paths
+        if posixpath.dirname(path) in folders or ((root / path).is_symlink() and outside(path))
+    ]
 
 
 def _check_values(rows: pa.Table, where: str) -> None:

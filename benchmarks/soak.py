@@ -1,0 +1,137 @@
+"""Many rounds of a tiny run: does the memory of any process or of the object store grow, is a process left behind?
+
+Run it from the root: ``python -m benchmarks.soak [--rounds 50]``. Memory is what a process has for itself: resident
+without shared pages, which are mostly the object store's. After a process's first third of the rounds it may grow by
+``GROWTH_MB`` a round at most.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from ray.util.state import list_objects
+
+from benchmarks.rounds import TINY
+from pipelines.cli import main as reid
+from pipelines.runtime import ray_session
+from reid_core.data.datasets import synthetic
+
+GROWTH_MB = 0.5  # a round
+KINDS = {
+    "train workers": "RayTrainWorker",
+    "raylet": "raylet/raylet",
+    "gcs": "gcs_server",
+    "dashboard": "dashboard",
+    "other Ray processes": "",
+}  # by a word of their command line, the first that fits
+END_S = 30.0  # for Ray's processes to end
+Sample = dict[str, float]
+
+
+def sample() -> Sample:
+    """MB of every kind of process below this one, of this one, and of the object store; numbers of both."""
+    own = psutil.Process()
+    found = {"driver": _memory(own)} | dict.fromkeys(KINDS, 0.0)
+    children = own.children(recursive=True)
+    for process in children:
+        with suppress(psutil.NoSuchProcess):
+            words = " ".join(process.cmdline())
+            found[next(kind for kind, word in KINDS.items() if word in words)] += _memory(process)
+    objects: list[Any] = list_objects(limit=10_000, raise_on_missing_output=False)
+    sizes = {entry.object_id: entry.object_size for entry in objects}  # one entry a reference
+    return {
+        **found,
+        "object store": sum(sizes.values()) / 2**20,
+        "objects (number)": len(sizes),
+        "processes (number)": len(children),
+    }
+
+
+def _memory(process: psutil.Process) -> float:
+    info = process.memory_info()
+    return (info.rss - info.shared) / 2**20
+
+
+def watch(metrics: Path, rounds: int, samples: list[Sample], ended: threading.Event) -> None:
+    """Take a sample after every round, until all are done or the run has ended."""
+    while len(samples) < rounds and not ended.wait(0.2):
+        done = metrics.read_text().count('"kind": "round"') if metrics.exists() else 0
+        if done > len(samples):
+            samples += [sample()] * (done - len(samples))
+
+
+def slope(values: list[float]) -> float:
+    """Of a line through values at equal distances."""
+    return statistics.linear_regression(range(len(values)), values).slope
+
+
+def report(samples: list[Sample]) -> bool:
+    """Print a row a kind; whether nothing grows."""
+    settled = samples[len(samples) // 3 :]
+    print("| | first | after a third | last | a round |\n|---|---|---|---|---|")
+    growing = []
+    for name in samples[-1]:
+        values = [s.get(name, 0.0) for s in settled]
+        grows = slope(values)
+        print(
+            f"| {name} | {samples[0].get(name, 0.0):.1f} | {values[0]:.1f} | {values[-1]:.1f} | {grows:+.3f} |"
+        )
+        if grows > GROWTH_MB:
+            growing.append(name)
+    print(f"grows: {', '.join(growing) or 'nothing'}")
+    return not growing
+
+
+def left_behind() -> list[str]:
+    """Command lines of processes below this one that outlive the run."""
+    end = time.monotonic() + END_S
+    while (left := psutil.Process().children(recursive=True)) and time.monotonic() < end:
+        time.sleep(0.5)
+    return [" ".join(process.cmdline())[:100] for process in left if process.is_running()]
+
+
+def main() -> int:
+    """Print the table; 1 where something grows or is left behind."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=50)
+    rounds = parser.parse_args().rounds
+    samples: list[Sample] = []
+    ended = threading.Event()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = synthetic.draw(str(folder / "set"), ids=8, cameras=3, images=4)
+        metrics = folder / "soak" / "metrics.jsonl"
+        watcher = threading.Thread(target=watch, args=(metrics, rounds, samples, ended))
+        command = ["train", "cluster_contrast", "--preset", "demo", "--data", data, *TINY]
+        command += [
+            "--storage",
+            name,
+            "--name",
+            "soak",
+            "--rounds",
+            str(rounds),
+            "--eval-every",
+            "5",
+        ]
+        with ray_session():
+            watcher.start()
+            try:
+                assert reid(command) == 0
+            finally:
+                ended.set()
+                watcher.join()
+    flat = report(samples)
+    left = left_behind()
+    print(f"processes left behind: {left or 'none'}")
+    return 0 if flat and not left else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
