@@ -1,23 +1,20 @@
 """The settings of a training sweep, and what refuses them before any work."""
 
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from itertools import count
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-import ray
 import tyro
 from ray import tune
 
-from pipelines.runtime import HEADROOM_CPUS, Share, share_out
+from pipelines.runtime import Share, share_out
 from pipelines.sweep_spaces import Space, choices, is_grid, points
 from pipelines.train import TrainJob
 from reid_core import method as contract
 from reid_core.errors import UsageError
 
 ConfigT = TypeVar("ConfigT")
-TRIAL_CPUS = (
-    0.1  # of the process that drives a trial; Tune's own 1 would hide a CPU from its workers
-)
+TRIAL_CPUS = 0.001  # of the process that drives a trial; Tune takes no 0, and its own 1 would block the workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +35,7 @@ class TrainingSweep(Generic[ConfigT]):
     seeds: tuple[int, ...] = ()
     """Train every point with each of these and print mean and standard deviation; --seed when none is given."""
     concurrent: int = 0
-    """Trials at a time; 0: as many as fit. On CPUs a run takes all there are, so few do."""
+    """Trials at a time; 0: as many as leave each what it has alone: all that have GPUs, one on a machine without."""
 
 
 def checked(method: str, space: Space, sweep: TrainingSweep[Any]) -> Space:
@@ -67,33 +64,39 @@ def _is_scored(method: str, sweep: TrainingSweep[Any]) -> bool:
 
 
 def _check_optuna(space: Space, sweep: TrainingSweep[Any]) -> None:
-    if not find_spec("optuna"):
-        raise UsageError("--search optuna: not installed (pip install optuna); or use random")
     if len(sweep.seeds) > 1 or any(is_grid(domain) for domain in space.values()):
-        raise UsageError("--search optuna takes no space with grids and one seed; use random")
+        raise UsageError(
+            "--search optuna takes one seed and a space without grids; use --search random"
+        )
 
 
 def trials_at_once(sweep: TrainingSweep[Any]) -> int:
-    """Trials that run together: ``--concurrent``, or as many as the cluster holds.
+    """Trials that run together: ``--concurrent``, or as many as leave each of them what it would have alone.
 
     Raises:
         UsageError: not even one fits, or fewer than asked for; gives the numbers.
     """
-    share = share_out(sweep.run.workers, gpu=sweep.run.gpu)
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
-    most = trials_that_fit(cpus, gpus, share, sweep.run.workers)
-    if sweep.concurrent > most:
+    alone = _share(sweep, 1)
+    if sweep.concurrent:
+        _share(sweep, sweep.concurrent)
+        return sweep.concurrent
+    for trials in count(2):
+        try:
+            if _share(sweep, trials).cpus < alone.cpus:
+                return trials - 1
+        except UsageError:
+            return trials - 1
+    raise AssertionError  # count has no end
+
+
+def _share(sweep: TrainingSweep[Any], trials: int) -> Share:
+    workers = sweep.run.workers
+    try:
+        return share_out(workers * trials, gpu=sweep.run.gpu)
+    except UsageError as error:
+        if trials == 1:
+            raise
         raise UsageError(
-            f"--concurrent {sweep.concurrent}: a trial takes {share.cpus * sweep.run.workers + TRIAL_CPUS:g} CPUs and "
-            f"{share.gpus * sweep.run.workers:g} GPUs, and {HEADROOM_CPUS:g} CPUs stay free for decoding and labels; "
-            f"of the cluster's {cpus:g} CPUs and {gpus:g} GPUs use at most --concurrent {most}"
-        )
-    return sweep.concurrent or most
-
-
-def trials_that_fit(cpus: float, gpus: float, share: Share, workers: int) -> int:
-    """Trials that a cluster holds, where one does fit; all share the room for decoding and labels."""
-    by_cpu = int((cpus - HEADROOM_CPUS + 1e-9) / (share.cpus * workers + TRIAL_CPUS))
-    by_gpu = int(gpus / workers) if share.gpus else by_cpu
-    return max(1, min(by_cpu, by_gpu))
+            f"--concurrent {trials}: {trials} trials of --workers {workers} share the cluster as a run of "
+            f"--workers {workers * trials} does; {error}"
+        ) from error

@@ -11,9 +11,7 @@ from reid_core.visualisation.png import png
 from reid_core.visualisation.sweep import sweep_figure
 
 MEASURES = ("label_free", *COLUMNS)  # fractions of 1
-CHOSEN = {
-    "label_free": "* best by the label-free score",
-}
+LABEL_FREE = "* best by the label-free score"
 ON_TEST = "* best by {} of the test set, which chose it: no fair figure"
 
 
@@ -77,13 +75,16 @@ def table(
         cells.append([*line, *("-" if x is None else f"{x:.1f}" for x in figures)])
     wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [" | ".join(x.rjust(w) for x, w in zip(row, wide, strict=True)) for row in cells]
-    notes = [CHOSEN.get(metric, ON_TEST.format(COLUMNS.get(metric, metric)))]
+    notes = [LABEL_FREE if metric == "label_free" else ON_TEST.format(COLUMNS[metric])]
     notes += ["mean ± standard deviation over the seeds"] if several else []
     return [
         *lines,
         "",
         *notes,
-        *(f"paper {c.data}: {c.about}, and the rest of its table" for c in papers),
+        *(
+            f"paper {c.data}: {c.about}; and the presets that differ from it in {', '.join(keys)}"
+            for c in papers
+        ),
     ]
 
 

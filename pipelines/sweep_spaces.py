@@ -37,11 +37,20 @@ def find_space(method: str, name: str) -> tuple[str, Space]:
     found = found or [other for other in known if name and other.startswith(name.lower())]
     if len(found) == 1:
         return found[0], known[found[0]]
-    about = "".join(f"\n  {other:<16}{', '.join(space)}" for other, space in known.items())
     if name == "labelling":
-        raise UsageError(f"{method} has no label settings to sweep; its spaces are{about}")
+        raise UsageError(f"{method} has no label settings to sweep; its spaces are{listed(method)}")
     why = "is missing" if not name else f"{name} may be {' or '.join(found) or 'nothing'}"
-    raise UsageError(f"--space {why}; {method} has{about}")
+    raise UsageError(f"--space {why}; {method} has{listed(method)}")
+
+
+def listed(method: str) -> str:
+    """The spaces of a method under all their names, a line each, with the fields that they sweep."""
+    names: dict[int, list[str]] = {}
+    known = spaces(method)
+    for name, space in known.items():
+        names.setdefault(id(space), []).append(name)
+    lines = [(", ".join(same), ", ".join(known[same[0]])) for same in names.values()]
+    return "".join(f"\n  {same:<20}{fields}" for same, fields in lines)
 
 
 def choices(key: str, domain: Any) -> list[Any]:
@@ -57,7 +66,8 @@ def choices(key: str, domain: Any) -> list[Any]:
     sampler = domain.get_sampler() if isinstance(domain, Float | Integer) else None
     if isinstance(domain, Float | Integer) and isinstance(sampler, Quantized):
         count = round((domain.upper - domain.lower) / sampler.q) + 1
-        return np.linspace(domain.lower, domain.upper, count).round(10).tolist()
+        values = np.linspace(domain.lower, domain.upper, count).round(10)
+        return [domain.cast(value) for value in values]
     if sampler is not None:
         raise UsageError(f"--search grid: {key} is drawn from a range; use --search random")
     return [domain]

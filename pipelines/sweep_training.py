@@ -10,9 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import ConcurrencyLimiter
 from ray.tune.search.basic_variant import BasicVariantGenerator
+from ray.tune.search.optuna import OptunaSearch
 
 from pipelines import train
 from pipelines.inputs import scan_inputs
@@ -40,14 +43,15 @@ def run(method: str, name: str, space: Space, sweep: TrainingSweep[Any]) -> list
         sweep: as parsed.
 
     Returns:
-        A row a trial: its settings, ``seed``, ``trial``, ``round`` and the last of each of ``MEASURES``.
+        A row a trial, those of a grid in its order: its settings, ``seed``, ``trial``, ``round`` and the last of
+        each of ``MEASURES``.
 
     Raises:
         UsageError: settings, cluster or saved sweep do not fit.
         ValueError: a trial failed; the others are done and kept.
     """
     sweep = replace(
-        sweep, run=_absolute(train.check(sweep.run)), seeds=sweep.seeds or (sweep.run.seed,)
+        sweep, run=_located(train.check(sweep.run)), seeds=sweep.seeds or (sweep.run.seed,)
     )
     space = checked(method, space, sweep)
     scan_inputs(sweep.run.data, sweep.run.source, sweep.run.layout, sweep.run.cache)
@@ -57,7 +61,7 @@ def run(method: str, name: str, space: Space, sweep: TrainingSweep[Any]) -> list
         identity = {
             "method_name": method,
             "space": {key: _described(key, domain) for key, domain in space.items()},
-            "sweep": {k: v for k, v in settings(sweep).items() if k != "run"},
+            "sweep": {k: v for k, v in settings(sweep).items() if k not in ("run", "concurrent")},
             **{k: settings(sweep.run)[k] for k in ("method", "data", "source")},
             "trials_at_once": concurrent,
         }
@@ -67,7 +71,7 @@ def run(method: str, name: str, space: Space, sweep: TrainingSweep[Any]) -> list
                 "%s over %s, %d trials at a time; %s", method, name, concurrent, folder.path
             )
             results = tuner(method, space, sweep, folder.path, concurrent).fit()
-            rows = [_row(result) for result in results]
+            rows = in_order([_row(result) for result in results], space, sweep)
             _write(method, space, sweep, folder, [row for row in rows if "round" in row])
         finally:
             folder.close()
@@ -83,12 +87,13 @@ def tuner(
     method: str, space: Space, sweep: TrainingSweep[Any], folder: str, concurrent: int
 ) -> tune.Tuner:
     """A new sweep, or the one that lies in the folder."""
-    function = trainable(method, sweep.run, folder, sweep.metric)
+    function = trainable(method, sweep.run, folder, sweep.metric, concurrent)
     trial = tune.with_resources(function, {"CPU": TRIAL_CPUS})
     if tune.Tuner.can_restore(join(folder, "tune")):
         return tune.Tuner.restore(
             join(folder, "tune"), trainable=trial, resume_unfinished=True, restart_errored=True
         )
+    count = len(points(space) or range(sweep.trials)) * len(sweep.seeds)
     config: dict[str, Any] = {"method": dict(space), "seed": tune.grid_search(list(sweep.seeds))}
     if sweep.search == "optuna":
         config["seed"] = sweep.seeds[0]
@@ -96,26 +101,25 @@ def tuner(
         trial,
         param_space=config,
         tune_config=tune.TuneConfig(
-            search_alg=_search(sweep, concurrent),
+            search_alg=search(sweep, concurrent),
             scheduler=_asha(sweep) if sweep.scheduler == "asha" else None,
             num_samples=1 if points(space) else sweep.trials,
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=folder, verbose=0, callbacks=[Progress(sweep.metric)]
+            name="tune", storage_path=folder, verbose=0, callbacks=[Progress(sweep.metric, count)]
         ),
     )
 
 
-def _search(sweep: TrainingSweep[Any], concurrent: int) -> Any:
+def search(sweep: TrainingSweep[Any], concurrent: int) -> Any:
+    """What proposes points to Tune, so many trials at a time."""
     if sweep.search != "optuna":
         return BasicVariantGenerator(
             constant_grid_search=True,  # the seeds of a point share what was drawn for it
             max_concurrent=concurrent,
             random_state=sweep.seeds[0],
         )
-    from ray.tune.search import ConcurrencyLimiter
-    from ray.tune.search.optuna import OptunaSearch
-
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     proposes = OptunaSearch(metric=sweep.metric, mode="max", seed=sweep.seeds[0])
     return ConcurrencyLimiter(proposes, max_concurrent=concurrent)
 
@@ -131,14 +135,10 @@ def _asha(sweep: TrainingSweep[Any]) -> ASHAScheduler:
     )
 
 
-def _absolute(job: train.TrainJob[Any]) -> train.TrainJob[Any]:
+def _located(job: train.TrainJob[Any]) -> train.TrainJob[Any]:
     """Paths as seen from here: a trial runs in a folder of its own."""
-    roots = {
-        name: str(Path(root).absolute())
-        for name in ("data", "source", "storage")
-        if (root := getattr(job, name)) and "://" not in root
-    }
-    return replace(job, **roots)
+    roots = ("data", "source", "storage")
+    return replace(job, **{name: train.absolute(getattr(job, name)) for name in roots})
 
 
 def _described(key: str, domain: Any) -> Any:
@@ -155,6 +155,20 @@ def _row(result: Any) -> dict[str, Any]:
     kept = {name: last[name] for name in ("round", *MEASURES) if name in last}
     trial = Path(result.path).name if "trial_id" not in last else last["trial_id"]
     return {**result.config["method"], "seed": result.config["seed"], "trial": trial, **kept}
+
+
+def in_order(
+    rows: list[dict[str, Any]], space: Space, sweep: TrainingSweep[Any]
+) -> list[dict[str, Any]]:
+    """The rows of a grid as its points and the seeds follow; Tune gives others after a restore."""
+    asked = points(space)
+    if asked is None:
+        return rows
+
+    def place(row: dict[str, Any]) -> tuple[int, int]:
+        return asked.index(tuple(row[key] for key in space)), sweep.seeds.index(row["seed"])
+
+    return sorted(rows, key=place)
 
 
 def _write(

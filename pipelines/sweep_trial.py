@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 def trainable(
-    method: str, job: TrainJob[Any], folder: str, metric: str
+    method: str, job: TrainJob[Any], folder: str, metric: str, runs: int
 ) -> Callable[[dict[str, Any]], None]:
     """The function that Tune calls with the ``method`` settings and the ``seed`` of a trial.
 
@@ -32,13 +32,14 @@ def trainable(
         job: all else of the run.
         folder: that gets the run, named by the id of the trial.
         metric: without it a round is not told.
+        runs: trials at a time, among which the cluster is divided.
     """
 
     def trial(config: dict[str, Any]) -> None:
         name = tune.get_context().get_trial_id()
         changed = replace(job.method, **config["method"])
         own = replace(job, method=changed, seed=config["seed"], storage=folder, name=name)
-        ended = _run.remote(method, own)
+        ended = _run.remote(method, own, runs)
         told: set[int] = set()
         try:
             done: list[Any] = []
@@ -57,11 +58,11 @@ def trainable(
 
 
 @ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="DEFAULT")
-def _run(method: str, job: TrainJob[Any]) -> None:
+def _run(method: str, job: TrainJob[Any], runs: int) -> None:
     """The run as a task outside of the trial's placement group, which would capture all that it starts."""
     for name in ("reid_core", "pipelines"):  # for the log of the run
         logging.getLogger(name).setLevel(logging.INFO)
-    run(method, job)
+    run(method, job, runs=runs)
 
 
 def rounds(metrics: str, metric: str) -> list[dict[str, Any]]:
@@ -83,8 +84,8 @@ def rounds(metrics: str, metric: str) -> list[dict[str, Any]]:
 class Progress(tune.Callback):
     """Logs what trials tell, in the driver."""
 
-    def __init__(self, metric: str) -> None:
-        self.metric = metric
+    def __init__(self, metric: str, count: int) -> None:
+        self.metric, self.count = metric, count  # of all trials; Tune makes them one after another
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **_: Any
@@ -92,5 +93,5 @@ class Progress(tune.Callback):
         ended = sum(other.is_finished() for other in trials)
         logger.info(
             "trial %s, round %d: %s %.4f; %d of %d trials have ended",
-            trial.trial_id, result["round"], self.metric, result[self.metric], ended, len(trials),
+            trial.trial_id, result["round"], self.metric, result[self.metric], ended, self.count,
         )  # fmt: skip

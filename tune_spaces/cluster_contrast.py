@@ -1,4 +1,4 @@
-"""Search spaces of ClusterContrast."""
+"""Search spaces of ClusterContrast; after the first two, our grids."""
 
 from ray import tune
 
@@ -13,3 +13,6 @@ TRAINING = {
     "momentum": tune.choice([0.1, 0.2, 0.5]),
     "update": tune.choice(["all", "hard"]),
 }
+UPDATE = {"update": tune.grid_search(["all", "hard"])}
+MOMENTUM = {"momentum": tune.grid_search([0.0, 0.1, 0.2, 0.5, 0.9])}
+TEMPERATURE = {"temperature": tune.grid_search([0.03, 0.05, 0.07, 0.1])}

@@ -11,6 +11,7 @@ LABELLING = {
 TRAINING = {
     "sigma": tune.choice([0.1, 0.25, 0.4]),
     "levels": tune.choice([1, 2, 3]),
+    "anchors": tune.choice([4, 8, 16]),
     "alpha_m": tune.choice([0.9, 0.95, 0.99]),
     "alpha_s": tune.choice([0.5, 0.9, 0.99]),
     "split_assign": tune.choice(["raw", "column_normalised"]),
@@ -19,6 +20,6 @@ TRAINING = {
 }
 ALPHA_M = {"alpha_m": tune.grid_search([0.1, 0.3, 0.5, 0.7, 0.9, 0.99])}
 ALPHA_S = {"alpha_s": tune.grid_search([0.3, 0.5, 0.7, 0.9, 0.95, 0.99])}
-LEVELS = {"levels": tune.grid_search([1, 2, 3, 4])}
-ANCHORS = {"anchors": tune.grid_search([2, 4, 8, 16])}
+LEVELS = H = {"levels": tune.grid_search([1, 2, 3, 4])}
+ANCHORS = K = {"anchors": tune.grid_search([2, 4, 8, 16])}
 SIGMA = {"sigma": tune.grid_search([0.1, 0.25, 0.4])}

@@ -25,9 +25,9 @@ COMPONENTS = {
 """Table VIII and the three combinations that it leaves out."""
 DISTIL = {"distil": tune.grid_search(["none", "feature", "probability"])}
 """Table X."""
-GAMMA = {"gamma": tune.grid_search([0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5])}
-"""Table XI."""
-TEMPERATURE = {
+GAMMA = LAMBDA = {"gamma": tune.grid_search([0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5])}
+"""Table XI, which calls it lambda."""
+TEMPERATURE = TAU = {
     "temperature": tune.grid_search([0.05, 0.6]),
     "local_temperature": tune.grid_search([0.05, 0.6]),
 }

@@ -22,9 +22,11 @@ DEGREE = {"degree": tune.grid_search(["constant", "square", "linear", "log"])}
 """Table 2."""
 DIRECTION = {"direction": tune.grid_search(["random", "farthest", "nearest"])}
 """Table 3, upper part."""
-LAM0 = {"lam0": tune.grid_search([0.1, 0.5, 1.0, 2.0])}
+LAM0 = LAMBDA_0 = {"lam0": tune.grid_search([0.1, 0.5, 1.0, 2.0])}
 """Table 3, lower part."""
-SUPPORTS = {"supports": tune.grid_search([1, 3, 5, 10])}
+SUPPORTS = K = {"supports": tune.grid_search([1, 3, 5, 10])}
 """Table 4."""
 MIXUP = {"supports": 0, "beta": 0.0, "mixup": tune.grid_search([0.1, 0.2, 0.5, 1.0, 2.0, 4.0])}
 """Fig. 5; the grid is ours."""
+BETA = {"beta": tune.grid_search([0.0, 0.01, 0.1, 1.0])}
+"""The grid is ours."""

@@ -21,7 +21,7 @@ COMPONENTS = {
     "neighbour_weight": tune.grid_search([0.0, 0.6]),
 }
 """Table II, and the neighbour's labels alone."""
-SYMMETRIC = {"symmetric_weight": tune.grid_search(WEIGHTS), "neighbour_weight": 0.0}
+SYMMETRIC = SYM = {"symmetric_weight": tune.grid_search(WEIGHTS), "neighbour_weight": 0.0}
 """Table III."""
-NEIGHBOUR = {"symmetric_weight": 0.0, "neighbour_weight": tune.grid_search(WEIGHTS)}
+NEIGHBOUR = NH = {"symmetric_weight": 0.0, "neighbour_weight": tune.grid_search(WEIGHTS)}
 """Table IV."""
