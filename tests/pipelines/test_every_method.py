@@ -2,17 +2,17 @@
 
 import json
 import logging
+import os
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 
 from pipelines.cli import main
 from reid_core import method as contract
-from tests.pipelines.test_faults import outcome
+from tests.pipelines.test_faults import outcome, train_workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("local_ray")]
 SHORT = [
@@ -38,11 +38,7 @@ def run(name: str, data: str, storage: Path) -> None:
 def kill_worker(checkpoints: Path) -> None:
     """Kill the train worker once the last checkpoint lies there: the first one is committed then, at least."""
     wait_for(checkpoints / "round-0002")
-    workers = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if " ".join(process.cmdline()).startswith("ray::RayTrainWorker")
-    ]
+    workers = train_workers(os.getpid())
     wait_for(checkpoints / "round-0003")
     for process in workers:
         process.kill()
