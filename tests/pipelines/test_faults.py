@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -55,11 +56,12 @@ def outcome(storage: Path) -> tuple[dict, bytes, list[bytes]]:
 
 def train_workers(parent: int) -> list[psutil.Process]:
     """Train workers of the local Ray that the process ``parent`` has started."""
-    return [
-        process
-        for process in psutil.Process(parent).children(recursive=True)
-        if " ".join(process.cmdline()).startswith("ray::RayTrainWorker")
-    ]
+    found = []
+    for process in psutil.Process(parent).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            if " ".join(process.cmdline()).startswith("ray::RayTrainWorker"):
+                found.append(process)
+    return found
 
 
 @pytest.fixture(scope="module", params=["cluster_contrast", "hybrid_memory"])
