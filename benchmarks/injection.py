@@ -98,9 +98,7 @@ class Scene:
 
     run: Run
     process: Process  # of the command
-    cluster: Cluster | None = (
-        None  # that this process has started; else the command has its own Ray
-    )
+    cluster: Cluster | None = None  # started by this process; else the command has its own Ray
     _seen: tuple[float, list[psutil.Process]] = (0.0, [])  # when, and all processes
 
     def wait_for(self, condition: Callable[[], Any]) -> None:

@@ -21,9 +21,7 @@ from reid_core.storage import join, open_folder, write_bytes
 
 SAY_S = 15.0  # between two lines that say what is waited for
 POLL_S = 1.0
-PROBE_S = (
-    300.0  # for all nodes to answer; each starts a process, which on a busy machine takes a minute
-)
+PROBE_S = 300.0  # for all nodes to answer; to start a process takes a minute on a busy one
 SHOWN = 5  # nodes in a message
 
 _problems = ray.remote(num_cpus=0, max_retries=0)(problems)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,8 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-import ray.train
-import ray.train.torch
 import torch
 from ray.util.queue import Queue
 
@@ -71,7 +70,7 @@ def alike(where: str) -> Iterator[None]:
         raise Stopped(f"{where}: {error}") from error
 
 
-class Rounds:
+class Rounds(ABC):
     """The network, the objective and the rounds of one rank; a subclass says where images, stages and reports go."""
 
     def __init__(self, spec: RunSpec, images: dict[str, pa.Table], device: torch.device) -> None:
@@ -87,23 +86,23 @@ class Rounds:
         with alike("the start of the run"):
             self._build()
 
+    @abstractmethod
     def extract(
         self, name: str, embed: BlockEmbedder | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """This rank's rows of a dataset, embedded with the weights it holds, or by another network."""
-        raise NotImplementedError
 
+    @abstractmethod
     def meet(self, stage: Stage, part: Part, number: int) -> Any:
         """The result of a stage over all ranks' parts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tell(self, kind: str, **event: Any) -> None:
         """Send an event to the driver; rank 0 only."""
-        raise NotImplementedError
 
+    @abstractmethod
     def report(self, number: int, metrics: dict[str, float]) -> None:
         """Keep the state after a finished round."""
-        raise NotImplementedError
 
     def _build(self) -> None:
         config = self.config
