@@ -31,12 +31,16 @@ FILES = [f"{folder}/{NAME}.py" for folder in PACKAGES]
 BLOCK = re.compile(r"^`([\w/]+\.py)`\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@contextmanager
-def as_told(folder: Path) -> Iterator[None]:
-    """The files of the guide, beside those of the packages while this lasts."""
+def write_as_told(folder: Path) -> None:
+    """The files of the guide."""
     for path, text in BLOCK.findall(GUIDE.read_text()):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
+
+
+@contextmanager
+def found_in(folder: Path) -> Iterator[None]:
+    """The files under ``folder`` are found beside those of the packages while this lasts."""
     with pytest.MonkeyPatch.context() as patch:
         for place, package in PACKAGES.items():
             patch.setattr(package, "__path__", [*package.__path__, str(folder / place)])
@@ -50,7 +54,8 @@ def as_told(folder: Path) -> Iterator[None]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path = tmp_path_factory.mktemp("images")
     small_run.draw_images(path)
-    with as_told(path / "example"):
+    write_as_told(path / "example")
+    with found_in(path / "example"):
         yield path
 
 
@@ -64,7 +69,7 @@ CASES = {("fp64", 10): 1e-8, ("fp32", 1): 1e-5}
 
 def run_as_told(folder: Path) -> list[dict[str, Any]]:
     """Every case, in a rank of its own, which does not see what this process has patched."""
-    with as_told(folder / "example"):
+    with found_in(folder / "example"):
         return [run(folder, *case) for case in CASES]
 
 
