@@ -151,7 +151,7 @@ class Scene:
             for process in self.at_work(title):
                 with suppress(psutil.NoSuchProcess):
                     process.suspend()
-                    if not caught and _has_title(process, title):
+                    if not caught and has_title(process, title):
                         caught.append(process)
                     else:
                         process.resume()
@@ -165,10 +165,11 @@ class Scene:
         if time.monotonic() > self._seen[0] + SEARCH_S:
             top = psutil.Process(None if self.cluster else self.process.pid)
             self._seen = (time.monotonic(), top.children(recursive=True))
-        return [process for process in self._seen[1] if _has_title(process, title)]
+        return [process for process in self._seen[1] if has_title(process, title)]
 
 
-def _has_title(process: psutil.Process, title: str) -> bool:
+def has_title(process: psutil.Process, title: str) -> bool:
+    """Whether a process of Ray works under a title now."""
     with suppress(psutil.NoSuchProcess):
         return " ".join(process.cmdline()).startswith(f"ray::{title}")
     return False

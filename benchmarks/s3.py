@@ -42,15 +42,19 @@ class FailingServer:
             "AWS_DEFAULT_REGION": "us-east-1",
         }
 
-    def __enter__(self) -> "FailingServer":
-        self._thread.start()
-        boto3.client(
+    def client(self) -> Any:
+        """boto3's, for this server."""
+        return boto3.client(
             "s3",
             endpoint_url=self.environment["AWS_ENDPOINT_URL"],
             aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
             region_name=self.environment["AWS_DEFAULT_REGION"],
-        ).create_bucket(Bucket="bucket")
+        )
+
+    def __enter__(self) -> "FailingServer":
+        self._thread.start()
+        self.client().create_bucket(Bucket="bucket")
         return self
 
     def __exit__(self, *_: object) -> None:

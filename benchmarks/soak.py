@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import ray
 from ray.util.state import list_objects
 
 from benchmarks.rounds import TINY
@@ -44,7 +45,8 @@ def sample() -> Sample:
         with suppress(psutil.NoSuchProcess):
             words = " ".join(process.cmdline())
             found[next(kind for kind, word in KINDS.items() if word in words)] += _memory(process)
-    objects: list[Any] = list_objects(limit=10_000, raise_on_missing_output=False)
+    address = ray.get_runtime_context().gcs_address  # there may be other Rays on this machine
+    objects: list[Any] = list_objects(address, limit=10_000, raise_on_missing_output=False)
     sizes = {entry.object_id: entry.object_size for entry in objects}  # one entry a reference
     return {
         **found,
@@ -110,16 +112,8 @@ def main() -> int:
         metrics = folder / "soak" / "metrics.jsonl"
         watcher = threading.Thread(target=watch, args=(metrics, rounds, samples, ended))
         command = ["train", "cluster_contrast", "--preset", "demo", "--data", data, *TINY]
-        command += [
-            "--storage",
-            name,
-            "--name",
-            "soak",
-            "--rounds",
-            str(rounds),
-            "--eval-every",
-            "5",
-        ]
+        command += ["--storage", name, "--name", "soak", "--rounds", str(rounds)]
+        command += ["--eval-every", "5"]
         with ray_session():
             watcher.start()
             try:

@@ -2,17 +2,17 @@
 
 import json
 import logging
-import os
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from benchmarks.injection import has_title, outcome
 from pipelines.cli import main
 from reid_core import method as contract
-from tests.pipelines.test_faults import outcome, train_workers
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600), pytest.mark.usefixtures("local_ray")]
 SHORT = [
@@ -38,7 +38,8 @@ def run(name: str, data: str, storage: Path) -> None:
 def kill_worker(checkpoints: Path) -> None:
     """Kill the train worker once the last checkpoint lies there: the first one is committed then, at least."""
     wait_for(checkpoints / "round-0002")
-    workers = train_workers(os.getpid())
+    children = psutil.Process().children(recursive=True)
+    workers = [process for process in children if has_title(process, "RayTrainWorker")]
     wait_for(checkpoints / "round-0003")
     for process in workers:
         process.kill()
