@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import ray
 from tqdm import tqdm
 
-from pipelines.blocks import DECODE_CPUS
+from pipelines.blocks import DECODE_CPUS, NO_PROGRESS_S
 from reid_core.data.check import unreadable
 from reid_core.data.datasets import Found, scan
 from reid_core.data.decode import ImageStore
@@ -112,6 +112,9 @@ def readable(images: pa.Table, store: ImageStore) -> tuple[pa.Table, list[str]]:
     """The IMAGES that can be read, sorted by id, and the paths of the others, which are logged.
 
     Runs as Ray tasks and fills the nodes' caches.
+
+    Raises:
+        TimeoutError: nothing could be read for as long as Ray Data would wait in a run.
     """
     paths = images.column("path").to_pylist()
     look = ray.remote(num_cpus=DECODE_CPUS)(_look)
@@ -119,7 +122,12 @@ def readable(images: pa.Table, store: ImageStore) -> tuple[pa.Table, list[str]]:
     bad: list[tuple[str, str]] = []
     with tqdm(total=len(waiting), desc="look at images", leave=False, disable=None) as bar:
         while waiting:
-            done, waiting = ray.wait(waiting, timeout=60)
+            done, waiting = ray.wait(waiting, timeout=NO_PROGRESS_S)
+            if not done:
+                raise TimeoutError(
+                    f"no image was looked at for {NO_PROGRESS_S} s: {len(waiting)} tasks of {DECODE_CPUS} CPUs "
+                    f"wait for room or for {store.root}; see `ray status`"
+                )
             bad += [row for rows in ray.get(done) for row in rows]
             bar.update(len(done))
     for path, reason in sorted(bad):

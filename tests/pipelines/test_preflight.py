@@ -190,6 +190,16 @@ def driver(cluster: OwnRay, *words: str) -> subprocess.Popen[str]:
     )
 
 
+def refused(cluster: OwnRay, *words: str) -> str:
+    """What a command says that is refused, which it must be within a minute."""
+    begin = time.monotonic()
+    process = driver(cluster, *words)
+    _, said = process.communicate(timeout=LIMIT_S)
+    assert time.monotonic() - begin < 60
+    assert process.returncode == 2
+    return said
+
+
 @pytest.fixture(scope="module")
 def mount(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("mount")
@@ -213,12 +223,12 @@ def test_nodes_are_waited_for_and_asked(
     shutil.copytree(small_set, mount / "set")
     hidden, seen = ["--data", str(mount / "set")], ["--data", small_set]
     with own_ray(cpus=1) as cluster:
-        lacking = driver(cluster, *TRAIN, *seen, "--storage", str(tmp_path))
-        _, said = lacking.communicate(timeout=LIMIT_S)
-        assert lacking.returncode == 2
-        assert "the nodes have 1 CPUs; add CPUs" in said
+        storage = ["--storage", str(tmp_path)]
+        assert "the nodes have 1 CPUs; add CPUs" in refused(cluster, *TRAIN, *seen, *storage)
+        trials = ["sweep", *TRAIN[1:], "--space", "training", "--concurrent", "2"]
+        assert "the nodes have 1 CPUs" in refused(cluster, *trials, *seen, *storage)
 
-        waiting = driver(cluster, *TRAIN, *hidden, "--storage", str(tmp_path), "--start-s", "300")
+        waiting = driver(cluster, *TRAIN, *hidden, *storage, "--start-s", "300")
         assert waiting.stderr
         while "waiting for nodes" not in (line := waiting.stderr.readline()):
             assert line, "it has ended"
@@ -235,12 +245,9 @@ def test_nodes_are_waited_for_and_asked(
         assert "1 of 2 nodes cannot take part" in said
         assert "--storage is not shared" in said
 
-        begin = time.monotonic()
-        no_gpu = driver(
-            cluster, *TRAIN, *seen, "--storage", str(tmp_path), "--gpu", "--start-s", "5"
-        )
-        _, said = no_gpu.communicate(timeout=LIMIT_S)
-        assert time.monotonic() - begin < 60
-        assert no_gpu.returncode == 2
+        said = refused(cluster, *TRAIN, *seen, *storage, "--workers", "99")
+        assert "--workers 99" in said
+        assert "use at most --workers 3" in said
+        said = refused(cluster, *TRAIN, *seen, *storage, "--gpu", "--start-s", "5")
         assert "needs 1 GPUs and the cluster has 0" in said
         assert "Waited 5 s (--start-s)" in said
