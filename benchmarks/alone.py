@@ -23,6 +23,7 @@ from pipelines.rounds import Rounds, RunSpec
 from pipelines.run_folder import RunFolder, describe_environment, settings, summarise
 from pipelines.stages import Part
 from reid_core.labelling.engine import Engine
+from reid_core.labelling.tasks import InProcess
 from reid_core.settings import ImageConfig
 
 
@@ -101,6 +102,7 @@ def run(words: list[str]) -> None:
         loader_workers=0,
         wait_s=job.wait_s,
         engine=Engine(),
+        tasks=InProcess(),
     )
     try:
         with Listener(events, folder, job.method.rounds, images["target"]):

@@ -7,6 +7,7 @@ import argparse
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -152,7 +153,7 @@ def line(fault: Fault, data: str, work: Path, whole: Run) -> str:
         try:
             fault.inject(scene)
             run.finish(scene.process)
-        except AssertionError as error:
+        except (AssertionError, subprocess.TimeoutExpired) as error:
             print(error, file=sys.stderr)
             return f"| {fault.what} | {fault.how} | {count()} | **no** | | |"
         finally:
@@ -162,8 +163,9 @@ def line(fault: Fault, data: str, work: Path, whole: Run) -> str:
         return f"| {fault.what} | {fault.how} | {count()} | yes | {run.redone()} | {equal} |"
 
 
-def main() -> None:
-    """Print the table."""
+def main() -> int:
+    """Print the table; 1 where a run did not survive or gave other numbers."""
+    failed = False
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", default=[""], help="words in the names of faults")
     only = parser.parse_args().only
@@ -177,7 +179,10 @@ def main() -> None:
         print("|---|---|---|---|---|---|")
         for number, fault in enumerate(FAULTS):
             if any(word in fault.what for word in only):
-                print(line(fault, data, folder / str(number), whole), flush=True)
+                row = line(fault, data, folder / str(number), whole)
+                print(row, flush=True)
+                failed |= "**no**" in row
+    return int(failed)
 
 
 if __name__ == "__main__":

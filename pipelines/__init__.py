@@ -14,6 +14,7 @@ _DEFAULTS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_idle_worker_killing_time_threshold_ms": "600000",  # else every round imports torch anew
     "OMP_WAIT_POLICY": "PASSIVE",  # threads of decoders and trainer share the cores: do not spin
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with it, Ctrl-C gives half a sweep's table as if it were whole
     "RAY_AUTH_MODE": "token",  # said here, since an unset mode means different things to Ray's parts
 }
 if "ray" not in sys.modules:

@@ -83,7 +83,9 @@ def run(job: ClusterJob) -> Labels:
         edges = block_edges(len(image_id), shards)
         ends = [(image_id[a], image_id[b - 1]) for a, b in pairwise(edges)]
         rows = [tasks.submit(feature_rows, job.features, *pair) for pair in ends]
-        tasks.get([tasks.submit(len, part) for part in rows])  # a bad row ends it here
+        sizes = [tasks.submit(len, part) for part in rows]
+        tasks.wait(sizes, "read the features")
+        tasks.get(sizes)  # a bad row ends it here
         blocks = Blocks(rows, edges)
         if direct:
             labels = direct_labels(job, image_id, blocks, engine)

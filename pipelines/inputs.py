@@ -84,10 +84,10 @@ def look_at(inputs: Inputs) -> Images:
     store = open_store(data.root, data.fingerprint, inputs.cache)
     images, left_out = readable(data.images, store)
     tables, stores = {"target": _of(images, "train")}, {"target": store, "test": store}
-    query, gallery = _of(images, "query"), _of(images, "gallery")
-    if len(gallery) and query.column("pid").null_count < len(query):
-        tables["test"] = _of(images, "query", "gallery")
-    elif len(query) + len(gallery):
+    test = _of(images, "query", "gallery")
+    if is_evaluated(images):
+        tables["test"] = test
+    elif len(test):
         logger.warning("%s: no query has an id, or no gallery; nothing is evaluated", data.root)
     if "source" in inputs.found:
         source = inputs.found["source"]
@@ -102,6 +102,12 @@ def look_at(inputs: Inputs) -> Images:
                 f"none of the {name}'s training images can be read; `reid scan` lists why"
             )
     return Images(tables=tables, stores=stores, left_out=left_out)
+
+
+def is_evaluated(images: pa.Table) -> bool:
+    """Whether these IMAGES have a gallery and a query with an id, without which nothing is evaluated."""
+    query = _of(images, "query")
+    return len(_of(images, "gallery")) > 0 and query.column("pid").null_count < len(query)
 
 
 def _of(images: pa.Table, *splits: str) -> pa.Table:

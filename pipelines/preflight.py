@@ -44,7 +44,7 @@ def wait_for_room(
         UsageError: the cluster is too small; gives the numbers.
         TimeoutError: it is not, but something else holds the room.
     """
-    share = _wait_for_nodes(workers * runs, gpu=gpu, start_s=start_s)
+    share = wait_for_nodes(workers * runs, gpu=gpu, start_s=start_s)
     bundle = {"CPU": share.cpus} | ({"GPU": share.gpus} if gpu else {})
     end = time.monotonic() + wait_s
     with _asked([bundle] * workers) as group:
@@ -61,12 +61,23 @@ def wait_for_room(
     return share
 
 
-def _wait_for_nodes(workers: int, *, gpu: bool, start_s: float) -> Share:
+def wait_for_nodes(workers: int, *, gpu: bool, start_s: float) -> Share:
+    """The share of a worker, once there are nodes for all; something else may still hold them.
+
+    Args:
+        workers: on the whole cluster.
+        gpu: one for each.
+        start_s: longest wait for nodes that are still starting, seconds; 0 takes the nodes that are there.
+
+    Raises:
+        UsageError: the cluster is too small; gives the numbers.
+    """
     try:
         return share_out(workers, gpu=gpu)
-    except UsageError:
+    except UsageError as missing:
         if not start_s:
-            raise
+            hint = "--start-s SECONDS waits for nodes that are still starting"
+            raise UsageError(f"{missing}; {hint}") from None
     least = {"CPU": 1.0, "GPU": WORKER_GPUS} if gpu else {"CPU": MIN_WORKER_CPUS}
     begin, said = time.monotonic(), -math.inf
     with _asked([least] * workers + [{"CPU": ROOM_CPUS}, {"CPU": DECODE_CPUS}]):

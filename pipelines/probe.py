@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from reid_core.storage import join, open_folder, read_bytes, write_bytes
+from reid_core.storage import join, read_bytes, write_bytes
 
 MARK = "driver"  # the file that the driver has written
 
@@ -36,8 +36,7 @@ def problems(
         found.append(f"--storage is not shared, or cannot be written there ({error})")
     for root, path in images:
         try:
-            filesystem, folder = open_folder(root)
-            filesystem.open_input_stream(f"{folder}/{path}", compression=None).read(1)
+            read_bytes(join(root, path))
         except OSError as error:
             found.append(f"the data cannot be read ({error}): mount or admit it there as well")
     return found

@@ -3,8 +3,11 @@
 import logging
 import math
 import threading
+import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from queue import Empty
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +21,7 @@ from reid_core.method import Labels
 from reid_core.tables import LABELS, read_table
 
 END_S = 300.0  # to write what is left when the run ends
+QUIET_S = 300.0  # without an event, say so
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +86,24 @@ class Listener:
             raise self.failure
 
     def _listen(self) -> None:
-        while (event := self.events.get()) is not None:
+        while (event := self._next()) is not None:
             try:
                 getattr(self, f"on_{event.pop('kind')}")(**event)
                 self._add_quality()
             except Exception as error:  # noqa: BLE001  a full disk, say
                 self.failure = self.failure or error  # raised in the driver when the run ends
                 logger.error("the run folder cannot be written: %s", error)
+
+    def _next(self) -> dict[str, Any] | None:
+        begin = time.monotonic()
+        while True:
+            with suppress(Empty):
+                return self.events.get(timeout=QUIET_S)
+            logger.info(
+                "no word from the workers for %.0f s: they start, wait for room, or have long work to do; "
+                "see `ray status`",
+                time.monotonic() - begin,
+            )
 
     def on_log(self, message: str, level: int = logging.INFO) -> None:
         if level > logging.INFO or message not in self.said:  # the same choice every round: once

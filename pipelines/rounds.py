@@ -24,6 +24,7 @@ from reid_core.data.loader import BatchLoader, TrainImages
 from reid_core.evaluation.ranking import CameraFilter
 from reid_core.labelling.engine import Engine
 from reid_core.labelling.guard import Guard
+from reid_core.labelling.tasks import Tasks
 from reid_core.method import SOURCE, TARGET, Domain, Labels, Round, Sizes
 from reid_core.models.embedder import build_embedder, save_embedder
 from reid_core.seeding import derive
@@ -55,6 +56,7 @@ class RunSpec:
     loader_workers: int
     wait_s: float
     engine: Engine  # of the label stage
+    tasks: Tasks  # of the ranking
 
 
 class Stopped(Exception):
@@ -239,7 +241,11 @@ class Rounds(ABC):
         stage = Stage(
             name=f"evaluation {name}".strip(),
             function=evaluation_stage,
-            arguments={"images": self.images["test"], "camera_filter": self.spec.camera_filter},
+            arguments={
+                "images": self.images["test"],
+                "camera_filter": self.spec.camera_filter,
+                "tasks": self.spec.tasks,
+            },
             events=self.spec.events,
         )
         return self.meet(stage, part, number)

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -153,6 +154,8 @@ class RunFolder:
         self.board.close()
         logging.getLogger().removeHandler(self.log)
         self.log.close()
+        if self.remote:
+            shutil.rmtree(self.local)
 
 
 def summarise(evaluations: list[dict[str, Any]]) -> dict[str, Any]:

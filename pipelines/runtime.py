@@ -3,14 +3,16 @@
 import logging
 import math
 import os
+import secrets
 import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
 
 from pipelines.blocks import DECODE_CPUS, quiet_ray_data
 from reid_core.errors import UsageError
@@ -36,6 +38,12 @@ def ray_session() -> Iterator[None]:
     quiet_ray_data()
     try:
         yield
+    except RayTaskError:  # is the error of the task, too
+        raise
+    except RayError as error:
+        raise OSError(
+            f"Ray lost a task or an actor ({str(error).strip().splitlines()[-1]}); the same command goes on"
+        ) from error
     finally:
         if started:
             ray.shutdown()
@@ -49,20 +57,38 @@ def _stop(*_: object) -> None:
 def _start() -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     address = os.environ.get("RAY_ADDRESS")
-    if not address:  # never by chance the local cluster of another run on this machine
-        cores = max(2, len(os.sched_getaffinity(0)))
-        ray.init(address="local", num_cpus=cores, include_dashboard=True, dashboard_port=0, **quiet)
-        return
-    try:
-        ray.init(address=address, **quiet)
+    local = {
+        "num_cpus": max(2, len(os.sched_getaffinity(0))),
+        "include_dashboard": True,
+        "dashboard_port": 0,
+    }
+    if not address:
+        make_token()
+    try:  # "local": never by chance the local cluster of another run on this machine
+        ray.init(address=address or "local", **quiet, **({} if address else local))
     except (AuthenticationError, ConnectionError, RuntimeError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
+        if not address:
+            raise UsageError(
+                f"cannot start Ray on this machine ({reason}); where the token is at fault: export "
+                "RAY_AUTH_TOKEN_PATH=FILE with one that is there, or unset RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH"
+            ) from error
         raise UsageError(
             f"cannot join the Ray cluster at RAY_ADDRESS={address} ({reason}). It must run, with the Ray of this "
             "environment, and want the token of this shell: export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=FILE with "
             "the file that `ray start` had, or RAY_AUTH_MODE=disabled where it had none. To run on this machine alone: "
             "unset RAY_ADDRESS"
         ) from error
+
+
+def make_token() -> None:
+    """The token file that Ray would make itself, but for its owner alone to read."""
+    told = os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
+    path = Path.home() / ".ray" / "auth_token"
+    if os.environ.get("RAY_AUTH_MODE") == "token" and not told and not path.exists():
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(32))
 
 
 def hide_other_gpus() -> None:

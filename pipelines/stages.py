@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from reid_core import method as contract
-from reid_core.evaluation.metrics import evaluate
+from reid_core.evaluation.metrics import evaluate_in_tasks
 from reid_core.evaluation.ranking import CameraFilter, Images
 from reid_core.labelling.engine import Engine
 from reid_core.labelling.given import given_labels
 from reid_core.labelling.guard import Guard, guarded_labels
+from reid_core.labelling.tasks import Tasks
 from reid_core.method import Features, Labels
 from reid_core.storage import exists, join
 from reid_core.tables import LABELS, features_table, read_table, write_table
@@ -130,7 +131,7 @@ def label_table(labels: Labels, images: pa.Table) -> pa.Table:
 
 
 def evaluation_stage(
-    parts: list[Part], *, images: pa.Table, camera_filter: CameraFilter
+    parts: list[Part], *, images: pa.Table, camera_filter: CameraFilter, tasks: Tasks
 ) -> dict[str, float | None]:
     """Rank the gallery for every query; ``images`` are those of query and gallery, sorted by id."""
     image_id = images.column("image_id").to_numpy()
@@ -139,4 +140,4 @@ def evaluation_stage(
         Images.from_table(table.filter(pc.field("split") == split))
         for split in ("query", "gallery")
     )
-    return evaluate(query, gallery, camera_filter=camera_filter).accuracies()
+    return evaluate_in_tasks(query, gallery, tasks, camera_filter=camera_filter).accuracies()

@@ -4,9 +4,12 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
+import pyarrow as pa
 import tyro
 from ray import tune
 
+from pipelines.inputs import is_evaluated
+from pipelines.preflight import wait_for_nodes
 from pipelines.runtime import Share, share_out
 from pipelines.sweep_spaces import Space, choices, is_grid, points
 from pipelines.train import TrainJob
@@ -57,6 +60,15 @@ def checked(method: str, space: Space, sweep: TrainingSweep[Any]) -> Space:
     return space
 
 
+def check_metric(sweep: TrainingSweep[Any], images: pa.Table) -> None:
+    """Refuse to choose by an accuracy that these IMAGES cannot give."""
+    if sweep.metric != "label_free" and not is_evaluated(images):
+        raise UsageError(
+            f"--metric {sweep.metric}: {sweep.run.data} has no query with an id, or no gallery, so nothing would be "
+            "evaluated; use --metric label_free, or data that has both"
+        )
+
+
 def _is_scored(method: str, sweep: TrainingSweep[Any]) -> bool:
     found = contract.load(method)
     sources = {contract.labels_from(found, sweep.run.method, number) for number in (0, 1)}
@@ -70,30 +82,46 @@ def _check_optuna(space: Space, sweep: TrainingSweep[Any]) -> None:
         )
 
 
-def trials_at_once(sweep: TrainingSweep[Any]) -> int:
+def trials_at_once(sweep: TrainingSweep[Any], began: int = 0) -> int:
     """Trials that run together: ``--concurrent``, or as many as leave each of them what it would have alone.
 
+    Waits ``--start-s`` for nodes that have room for ``--concurrent`` trials, or for one.
+
+    Args:
+        sweep: as parsed.
+        began: what a saved sweep began with and goes on with, as Tune's saved searcher does; 0: none is saved.
+
     Raises:
-        UsageError: not even one fits, or fewer than asked for; gives the numbers.
+        UsageError: not even one fits, fewer than asked for, or others than it began with; gives the numbers.
     """
-    alone = _share(sweep, 1)
-    if sweep.concurrent:
-        _share(sweep, sweep.concurrent)
-        return sweep.concurrent
+    if began and sweep.concurrent not in (0, began):
+        raise UsageError(
+            f"--concurrent {sweep.concurrent}: the saved sweep goes on with {began} trials at a time; leave the "
+            "flag out, or begin another --name"
+        )
+    if asked := began or sweep.concurrent:
+        _share(sweep, asked, began)
+        return asked
+    alone = _share(sweep, 1, began)
     for trials in count(2):
         try:
-            if _share(sweep, trials).cpus < alone.cpus:
+            if share_out(sweep.run.workers * trials, gpu=sweep.run.gpu).cpus < alone.cpus:
                 return trials - 1
         except UsageError:
             return trials - 1
     raise AssertionError  # count has no end
 
 
-def _share(sweep: TrainingSweep[Any], trials: int) -> Share:
+def _share(sweep: TrainingSweep[Any], trials: int, began: int) -> Share:
     workers = sweep.run.workers
     try:
-        return share_out(workers * trials, gpu=sweep.run.gpu)
+        return wait_for_nodes(workers * trials, gpu=sweep.run.gpu, start_s=sweep.run.start_s)
     except UsageError as error:
+        if began:
+            raise UsageError(
+                f"the saved sweep began with {began} trials of --workers {workers} at a time, for which the cluster "
+                f"has no room now; give it its nodes back, or begin another --name: {error}"
+            ) from error
         if trials == 1:
             raise
         raise UsageError(

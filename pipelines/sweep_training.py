@@ -4,6 +4,7 @@ STORAGE/NAME holds ``result.json``, ``table.txt``, ``table.png``, Tune's state (
 sweep goes on: keep it where only you can write), and one run folder a trial, named by its id.
 """
 
+import json
 import logging
 import sys
 from dataclasses import replace
@@ -18,16 +19,16 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from pipelines import train
-from pipelines.inputs import scan_inputs
+from pipelines.inputs import Inputs, scan_inputs
 from pipelines.run_folder import RunFolder, describe_environment, settings
 from pipelines.runtime import ray_session
-from pipelines.sweep_job import TRIAL_CPUS, TrainingSweep, checked, trials_at_once
+from pipelines.sweep_job import TRIAL_CPUS, TrainingSweep, check_metric, checked, trials_at_once
 from pipelines.sweep_report import MEASURES, entries, picture, table
 from pipelines.sweep_spaces import Space, choices, paper_columns, points, swept
 from pipelines.sweep_trial import Progress, trainable
 from reid_core import method as contract
 from reid_core.errors import UsageError
-from reid_core.storage import join, write_bytes
+from reid_core.storage import exists, join, read_bytes, write_bytes
 
 logger = logging.getLogger(__name__)
 logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its errors come with the results
@@ -47,25 +48,24 @@ def run(method: str, name: str, space: Space, sweep: TrainingSweep[Any]) -> list
         each of ``MEASURES``.
 
     Raises:
-        UsageError: settings, cluster or saved sweep do not fit.
-        ValueError: a trial failed; the others are done and kept.
+        UsageError: settings, data, cluster or saved sweep do not fit.
+        ValueError: a trial failed, and the others are done and kept; or none told the metric.
     """
     sweep = replace(
         sweep, run=_located(train.check(sweep.run)), seeds=sweep.seeds or (sweep.run.seed,)
     )
     space = checked(method, space, sweep)
-    scan_inputs(sweep.run.data, sweep.run.source, sweep.run.layout, sweep.run.cache)
+    inputs = scan_inputs(sweep.run.data, sweep.run.source, sweep.run.layout, sweep.run.cache)
+    check_metric(sweep, inputs.found["data"].images)
     folder = RunFolder(sweep.run.storage, sweep.run.name)
     with ray_session():
-        concurrent = trials_at_once(sweep)
-        identity = {
-            "method_name": method,
-            "space": {key: _described(key, domain) for key, domain in space.items()},
-            "sweep": {k: v for k, v in settings(sweep).items() if k not in ("run", "concurrent")},
-            **{k: settings(sweep.run)[k] for k in ("method", "data", "source")},
+        concurrent = trials_at_once(sweep, _began_with(folder.path))
+        config = {
+            "command": sys.argv,
             "trials_at_once": concurrent,
+            "identity": identity(method, space, sweep, inputs),
         }
-        folder.open({"command": sys.argv, "identity": identity}, describe_environment())
+        folder.open(config, describe_environment())
         try:
             logger.info(
                 "%s over %s, %d trials at a time; %s", method, name, concurrent, folder.path
@@ -80,7 +80,31 @@ def run(method: str, name: str, space: Space, sweep: TrainingSweep[Any]) -> list
             f"{len(failed)} of {len(rows)} trials failed, the first with: {failed[0]}; the same command repeats "
             f"them and keeps the others, logs are in {folder.path}"
         )
+    if not any("round" in row for row in rows):
+        raise ValueError(
+            f"none of {len(rows)} trials told {sweep.metric} after any round, so there is nothing to compare; "
+            f"logs are in {folder.path}"
+        )
     return rows
+
+
+def identity(
+    method: str, space: Space, sweep: TrainingSweep[Any], inputs: Inputs
+) -> dict[str, Any]:
+    """All that changes which trials there are, or a number of theirs, as plain JSON values."""
+    run = train.identity(method, sweep.run, inputs)
+    return {
+        **{key: value for key, value in run.items() if key != "seed"},  # the sweep has seeds
+        "eval_every": sweep.run.eval_every,
+        "space": {key: _described(key, domain) for key, domain in space.items()},
+        "sweep": {k: v for k, v in settings(sweep).items() if k not in ("run", "concurrent")},
+    }
+
+
+def _began_with(folder: str) -> int:
+    """Trials at a time of the sweep that lies in the folder; 0 where there is none."""
+    saved = join(folder, "config.json")
+    return json.loads(read_bytes(saved)).get("trials_at_once", 0) if exists(saved) else 0
 
 
 def tuner(
@@ -106,7 +130,11 @@ def tuner(
             num_samples=1 if points(space) else sweep.trials,
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=folder, verbose=0, callbacks=[Progress(sweep.metric, count)]
+            name="tune",
+            storage_path=folder,
+            verbose=0,
+            callbacks=[Progress(sweep.metric, count)],
+            failure_config=tune.FailureConfig(max_failures=1),  # its run folder goes on
         ),
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray import tune
 
+from pipelines.meeting import ON_HEAD
 from pipelines.sweep_report import MEASURES
 from pipelines.train import TrainJob, run
 from reid_core.storage import exists, join, read_bytes
@@ -57,9 +58,12 @@ def trainable(
     return trial
 
 
-@ray.remote(num_cpus=0, max_retries=0, scheduling_strategy="DEFAULT")
+@ray.remote(max_retries=0, scheduling_strategy="DEFAULT", **ON_HEAD)
 def _run(method: str, job: TrainJob[Any], runs: int) -> None:
-    """The run as a task outside of the trial's placement group, which would capture all that it starts."""
+    """The run as a task outside of the trial's placement group, which would capture all that it starts.
+
+    It is on the head, so that the loss of another node is only a crashed worker to it.
+    """
     for name in ("reid_core", "pipelines"):  # for the log of the run
         logging.getLogger(name).setLevel(logging.INFO)
     run(method, job, runs=runs)

@@ -27,6 +27,7 @@ class RayTasks:
     threads: int  # of a task
     gpus: float = 0.0  # of a task that can use a GPU; 0 where none is to be used
     gpu_cpus: float = 0.0  # of such a task
+    wait_s: float = 3600.0  # longest time in which no task ends
 
     @classmethod
     def of_cluster(cls, blocks: int) -> "RayTasks":
@@ -63,17 +64,25 @@ class RayTasks:
         return call.options(**ask, name=function.__name__).remote(self.threads, function, *args)
 
     def wait(self, references: Sequence[Any], what: str) -> None:
-        left = list(references)
+        """Wait for all of them, and say every minute for what.
+
+        Raises:
+            TimeoutError: none has ended for ``wait_s``.
+        """
+        left, quiet_s = list(references), 0.0
         with tqdm(total=len(left), desc=what, disable=None) as bar:
             while left:
-                done, left = ray.wait(left, timeout=QUIET_S, fetch_local=False)
+                done, left = ray.wait(left, timeout=min(QUIET_S, self.wait_s), fetch_local=False)
                 bar.update(len(done))
+                quiet_s = 0.0 if done else quiet_s + QUIET_S
                 if not done:
-                    logger.info(
-                        "waiting for %s: %d of %d left; a task asks for %g CPUs, or for %g and %g GPUs; free: %s",
-                        what, len(left), len(references), self.cpus, self.gpu_cpus, self.gpus,
-                        ray.available_resources(),
-                    )  # fmt: skip
+                    text = (
+                        f"{what}: {len(left)} of {len(references)} left; a task asks for {self.cpus:g} CPUs, or "
+                        f"for {self.gpu_cpus:g} and {self.gpus:g} GPUs; free: {ray.available_resources()}"
+                    )
+                    if quiet_s >= self.wait_s:
+                        raise TimeoutError(f"{text}. Waited {self.wait_s:g} s; see `ray status`")
+                    logger.info("waiting for %s", text)
 
     def get(self, references: Sequence[Any]) -> list[Any]:
         """The values, in the order of the references.

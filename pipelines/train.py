@@ -1,6 +1,7 @@
 """``reid train METHOD``: the whole loop on Ray Train, resumed where a run of the same name exists."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,7 @@ from reid_core.models.embedder import build_embedder
 from reid_core.settings import group_size
 
 ConfigT = TypeVar("ConfigT")
+START_S = 60.0  # in which Ray Train lets a group of workers start, before it tries again
 logger = logging.getLogger(__name__)
 
 
@@ -201,8 +203,9 @@ def absolute(root: str) -> str:
     return str(Path(root).resolve()) if root and "://" not in root else root
 
 
-def _config(name: str, job: TrainJob[Any], inputs: Inputs) -> dict[str, Any]:
-    identity = {
+def identity(name: str, job: TrainJob[Any], inputs: Inputs) -> dict[str, Any]:
+    """All that changes a number of a run of this method, as plain JSON values."""
+    return {
         "method_name": name,
         "method": settings(job.method),
         "round_guard": settings(job.guard),
@@ -212,7 +215,15 @@ def _config(name: str, job: TrainJob[Any], inputs: Inputs) -> dict[str, Any]:
         "data": inputs.fingerprints,
         "layout": {part: found.layout for part, found in inputs.found.items()},
     }
-    return {"command": sys.argv, "seed": job.seed, "job": settings(job), "identity": identity}
+
+
+def _config(name: str, job: TrainJob[Any], inputs: Inputs) -> dict[str, Any]:
+    return {
+        "command": sys.argv,
+        "seed": job.seed,
+        "job": settings(job),
+        "identity": identity(name, job, inputs),
+    }
 
 
 def _run(
@@ -223,10 +234,11 @@ def _run(
         "%s on %d images, %d workers with %g CPUs and %g GPUs each; %s",
         name, len(images.tables["target"]), job.workers, share.cpus, share.gpus, folder.path,
     )  # fmt: skip
+    os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(job.wait_s)  # Ray's own has no end
     events = Queue(actor_options=ON_HEAD)
     with Listener(events, folder, job.method.rounds, images.tables["target"]):
         spec = _spec(name, job, share, images, folder, events)  # its actors live as long as it does
-        outcome = _fit(_trainer(spec, job, share, images))
+        outcome = fit(_trainer(spec, job, share, images))
     if "stopped" in outcome:
         raise ValueError(outcome["stopped"])
     if folder.evaluations()[-1]["round"] != job.method.rounds:
@@ -241,6 +253,12 @@ def _run(
 def _spec(
     name: str, job: TrainJob[Any], share: Share, images: Images, folder: RunFolder, events: Queue
 ) -> RunSpec:
+    tasks = RayTasks(
+        cpus=DECODE_CPUS,
+        threads=share.threads,
+        gpus=STAGE_GPUS if job.gpu else 0.0,
+        wait_s=job.wait_s,
+    )
     return RunSpec(
         method=name,
         config=job.method,
@@ -258,17 +276,16 @@ def _spec(
         threads=share.threads,
         loader_workers=job.loader_workers,
         wait_s=job.wait_s,
-        engine=_engine(job, share, len(images.tables["target"])),
+        engine=_engine(job, len(images.tables["target"]), tasks),
+        tasks=tasks,
     )
 
 
-def _engine(job: TrainJob[Any], share: Share, images: int) -> Engine:
+def _engine(job: TrainJob[Any], images: int, tasks: RayTasks) -> Engine:
     """One block is clustered inside the label task, several by tasks in what the train workers leave free."""
     shards = shards_for(images, job.shards)
-    gpus = STAGE_GPUS if job.gpu else 0.0
-    spread = RayTasks(cpus=DECODE_CPUS, threads=share.threads, gpus=gpus)
-    tasks = spread if shards > 1 else InProcess()
-    return Engine(knn=job.knn, backend=job.backend, shards=shards, tasks=tasks)
+    place = tasks if shards > 1 else InProcess()
+    return Engine(knn=job.knn, backend=job.backend, shards=shards, tasks=place)
 
 
 def _trainer(spec: RunSpec, job: TrainJob[Any], share: Share, images: Images) -> TorchTrainer:
@@ -283,7 +300,10 @@ def _trainer(spec: RunSpec, job: TrainJob[Any], share: Share, images: Images) ->
         run_config=RunConfig(
             name="checkpoints",
             storage_path=spec.folder,
-            failure_config=FailureConfig(max_failures=job.max_failures),
+            failure_config=FailureConfig(
+                max_failures=job.max_failures,
+                controller_failure_limit=int(job.wait_s / START_S),  # of workers that find no room
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=job.keep),
         ),
         datasets={
@@ -301,9 +321,17 @@ def _trainer(spec: RunSpec, job: TrainJob[Any], share: Share, images: Images) ->
     )
 
 
-def _fit(trainer: TorchTrainer) -> dict[str, str]:
+def fit(trainer: TorchTrainer) -> dict[str, str]:
+    """Run the workers; what rank 0 returned.
+
+    Raises:
+        ValueError: training failed; says why in one line.
+        KeyboardInterrupt: it was stopped.
+    """
     try:
         return trainer.fit().return_value or {}
+    except SystemExit as stopped:  # of Ray Train's own handler of Ctrl-C
+        raise KeyboardInterrupt from stopped
     except TrainingFailedError as error:
         causes = list(getattr(error, "worker_failures", {}).values()) or [
             getattr(error, "controller_failure", error)

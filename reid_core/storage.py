@@ -1,6 +1,7 @@
 """Folders that are local paths or any URI that pyarrow opens, and atomic writes to them."""
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +11,8 @@ import pyarrow.fs as pafs
 
 from reid_core.errors import UsageError
 
+PAUSES_S = (0.1, 0.5, 2.0)  # before a failed read is repeated
+
 
 def open_folder(root: str | Path) -> tuple[pafs.FileSystem, str]:
     """Open ``root``, a local path or a URI such as ``s3://bucket/folder``.
@@ -18,11 +21,16 @@ def open_folder(root: str | Path) -> tuple[pafs.FileSystem, str]:
         The file system and the folder's path inside it, without a trailing slash.
 
     Raises:
-        UsageError: the URI names no file system that pyarrow knows.
+        UsageError: the URI names no file system that pyarrow knows, or holds a password.
     """
     text = os.fspath(root)
     if "://" not in text:
         return pafs.LocalFileSystem(), str(Path(text).expanduser().resolve())
+    if "@" in text.partition("://")[2].partition("/")[0]:
+        raise UsageError(  # without the URI, which holds them
+            "a URI holds a key or a password, which would be written to logs and configurations; give them in the "
+            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, say) of every node"
+        )
     try:
         filesystem, path = pafs.FileSystem.from_uri(text)
     except (ValueError, OSError) as error:
@@ -45,10 +53,25 @@ def exists(path: str | Path) -> bool:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The whole file at ``path`` (path or URI)."""
+    """The whole file at ``path`` (path or URI).
+
+    It is asked for again where that fails: pyarrow's own retries cannot read an object that is
+    shorter than the answer by which its store says that it is busy.
+    """
     filesystem, inner = open_folder(path)
-    with filesystem.open_input_stream(inner) as stream:
-        return stream.readall()
+
+    def read() -> bytes:
+        with filesystem.open_input_stream(inner) as stream:
+            return stream.readall()
+
+    for pause_s in PAUSES_S:
+        try:
+            return read()
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(pause_s)
+    return read()
 
 
 @contextmanager

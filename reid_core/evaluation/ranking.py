@@ -6,8 +6,8 @@ the camera filter names. Distractors (id 0) stay and match nothing.
 """
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -36,6 +36,10 @@ class Images:
     camid: np.ndarray  # (n,) int64; -1 unknown, which equals nothing
     tracklet: np.ndarray  # (n,) int64; -1 unknown, which equals nothing
 
+    def rows(self, begin: int, end: int) -> "Images":
+        """The images from ``begin`` up to ``end``."""
+        return Images(**{f.name: getattr(self, f.name)[begin:end] for f in fields(self)})
+
     @classmethod
     def from_table(cls, table: pa.Table) -> "Images":
         """Read the rows of a FEATURES table; unknown (null) ids become 0."""
@@ -58,6 +62,13 @@ class MatchRanks(NamedTuple):
 
     begin: np.ndarray  # (Q + 1,) int64
     rank: np.ndarray  # (M,) int64, rising for each query; a query without a match has none
+
+    @classmethod
+    def joined(cls, parts: "Sequence[MatchRanks]") -> "MatchRanks":
+        """Of the queries of all parts, in their order."""
+        count = [np.zeros(1, np.int64), *(np.diff(part.begin) for part in parts)]
+        rank = [np.zeros(0, np.int64), *(part.rank for part in parts)]
+        return cls(np.cumsum(np.concatenate(count)), np.concatenate(rank))
 
 
 class _Rules(NamedTuple):

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from reid_core.evaluation.metrics import evaluate, score
+from reid_core.evaluation.metrics import evaluate, evaluate_in_tasks, score
 from reid_core.evaluation.ranking import Images, MatchRanks
+from reid_core.labelling.tasks import InProcess
 from tests.reference import ranking as reference
 from tests.reference.features import people
 
@@ -28,6 +29,18 @@ def test_equals_the_reference(seed: int) -> None:
     assert found.accuracies() == pytest.approx(reference.accuracies(expected), abs=1e-6)
     assert found.queries == sum(len(ranks) > 0 for ranks in expected)
     assert found.queries + found.dropped == 150
+
+
+@pytest.mark.parametrize("queries", [1, 40, 149, 150, 1000])
+def test_tasks_of_a_few_queries_change_nothing(
+    queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feature = people(400, copies=60)
+    query, gallery = random_images(feature[:150], 0), random_images(feature[150:], 9)
+    monkeypatch.setattr("reid_core.evaluation.metrics.QUERIES", queries)
+    found, expected = evaluate_in_tasks(query, gallery, InProcess()), evaluate(query, gallery)
+    assert found.accuracies() == expected.accuracies()
+    np.testing.assert_array_equal(found.average_precision, expected.average_precision)
 
 
 def test_average_precision_is_that_of_scikit_learn() -> None:

@@ -3,12 +3,16 @@
 import json
 import resource
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray.exceptions import WorkerCrashedError
 
+from pipelines import train
 from pipelines.cli import main
+from pipelines.runtime import ray_session
 from reid_core.models.embedder import build_embedder, save_embedder
 from reid_core.settings import ImageConfig, ModelConfig
 from reid_core.storage import write_bytes
@@ -166,3 +170,27 @@ def test_nothing_but_files_that_are_no_images(
     (tmp_path / "set" / "a.jpg").write_bytes(b"no image")
     argv = [*TRAIN, "--data", str(tmp_path / "set"), "--storage", str(tmp_path), "--cache", ""]
     refused(capsys, argv, 1, "none of the target")
+
+
+def test_ctrl_c_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        def fit(self) -> None:
+            raise SystemExit(0)  # as Ray Train's own handler does
+
+    monkeypatch.setattr(train, "run", lambda *_: train.fit(Interrupted()))  # type: ignore[arg-type]
+    assert main([*TRAIN, "--data", "."]) == 1
+    assert "reid: stopped; the same command goes on" in capsys.readouterr().err
+
+
+def test_what_ray_lost_is_one_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lose(*_: Any) -> None:
+        with ray_session():
+            raise WorkerCrashedError
+
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr(train, "run", lose)
+    refused(capsys, [*TRAIN, "--data", "."], 1, "Ray lost a task or an actor", "died unexpectedly")

@@ -12,8 +12,9 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from pipelines import preflight
 from pipelines.__main__ import unmet
-from pipelines.preflight import check_nodes, wait_for_room
+from pipelines.preflight import check_nodes, wait_for_nodes, wait_for_room
 from pipelines.probe import MARK, installed, problems
 from pipelines.runtime import HEADROOM_CPUS, ROOM_CPUS, Node, divide, ray_session
 from reid_core.errors import UsageError
@@ -61,6 +62,14 @@ def test_too_many_workers_are_told_how_many_fit() -> None:
         divide([Node(1)], 1, gpu=False)
     with pytest.raises(UsageError, match=r"--workers 3 needs 3 GPUs and the cluster has 2"):
         divide([Node(8, 1), Node(8, 1)], 3, gpu=True)
+
+
+def test_missing_nodes_may_still_be_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "share_out", lambda workers, gpu: divide([Node(1)], 1, gpu=gpu))
+    with pytest.raises(
+        UsageError, match=r"1 CPUs; add CPUs; --start-s SECONDS waits for nodes .* starting$"
+    ):
+        wait_for_nodes(1, gpu=False, start_s=0)
 
 
 def test_a_gpu_worker_needs_its_cpu_on_the_same_node() -> None:

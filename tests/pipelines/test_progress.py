@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import time
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -100,3 +101,15 @@ def test_a_lost_driver_does_not_end_the_work(capsys: pytest.CaptureFixture[str])
     finally:
         forward_logs(None)
     assert "still at work" in capsys.readouterr().err
+
+
+def test_a_long_silence_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr("pipelines.progress.QUIET_S", 0.05)
+    folder = opened(tmp_path)
+    with Listener(Queue(), folder, 2, IMAGES_TABLE):
+        time.sleep(0.5)
+    folder.close()
+    assert "no word from the workers for" in caplog.text

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipelines.cli import main
+from pipelines.runtime import make_token
 from reid_core.checkpoint import load_state
 from reid_core.models.embedder import build_embedder, save_embedder
 from reid_core.presets import DEMO_IMAGES, SMALL_MODEL
@@ -32,6 +33,8 @@ def zipped(path: Path, payload: Payload) -> None:
     torch.save({"parts": payload, "rng": torch.get_rng_state(), "extra": {}}, path)
 
 
+PASSWORD = "a-secret-of-this-test"
+URI = f"s3://key:{PASSWORD}@bucket/folder"
 WRITERS = pytest.mark.parametrize("write", [plain, zipped])
 
 
@@ -100,3 +103,38 @@ def test_a_pickle_behind_a_true_header(
     assert main(["extract", "--weights", str(path), "--data", small_set]) == 1
     assert f"{path}: no readable weights" in capsys.readouterr().err
     assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("flags", [["--data", URI], ["--data", "{set}", "--storage", URI]])
+def test_a_password_in_a_uri_reaches_no_file(
+    flags: list[str],
+    small_set: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [word.format(set=small_set) for word in flags]
+    assert main(["train", "cluster_contrast", "--preset", "demo", *words]) == 2
+    said = capsys.readouterr().err
+    assert "a URI holds a key or a password" in said
+    assert PASSWORD not in said
+    assert not any(PASSWORD in p.read_text() for p in tmp_path.rglob("*") if p.is_file())
+
+
+@pytest.mark.parametrize("told", [{}, {"RAY_AUTH_TOKEN": "a"}, {"RAY_AUTH_MODE": "disabled"}])
+def test_a_token_is_made_for_its_owner_alone(
+    told: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"} | told).items():
+        monkeypatch.setenv(name, value)
+    path = tmp_path / ".ray" / "auth_token"
+    make_token()
+    assert path.exists() == (not told)
+    if not told:
+        made = path.read_text()
+        assert (len(made), path.stat().st_mode & 0o777) == (64, 0o600)
+        make_token()
+        assert path.read_text() == made

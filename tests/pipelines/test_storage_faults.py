@@ -42,6 +42,13 @@ def test_a_file_of_many_parts(server: FailingServer) -> None:
     ]
 
 
+def test_a_file_shorter_than_the_answer_of_a_busy_store(server: FailingServer) -> None:
+    write_bytes("s3://bucket/a", b"x")
+    written = server.failed
+    assert read_bytes("s3://bucket/a") == b"x"
+    assert server.failed == written + 1
+
+
 def test_a_table(server: FailingServer) -> None:
     labels = pa.table([[1, 2], [0, 0], [3, -1], [True, False], [0.5, 0.0]], schema=LABELS)
     write_table(labels, "s3://bucket/labels.parquet")

@@ -5,9 +5,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,9 @@ from matplotlib.image import imread
 from ray import tune
 
 from benchmarks.injection import LIMIT_S
-from pipelines import sweep_job, sweep_labelling, sweep_training
+from pipelines import preflight, sweep_job, sweep_labelling, sweep_training
 from pipelines.cli import main
+from pipelines.inputs import is_evaluated, scan_inputs
 from pipelines.runtime import Node, divide
 from pipelines.sweep import parse
 from pipelines.sweep_job import TrainingSweep, checked, trials_at_once
@@ -211,9 +214,10 @@ def test_a_trial_tells_rounds_that_have_the_metric(tmp_path: Path) -> None:
 
 def on(monkeypatch: pytest.MonkeyPatch, *nodes: Node) -> None:
     """A cluster of these nodes."""
-    monkeypatch.setattr(
-        sweep_job, "share_out", lambda workers, *, gpu: divide(nodes, workers, gpu=gpu)
-    )
+    for module in (preflight, sweep_job):
+        monkeypatch.setattr(
+            module, "share_out", lambda workers, *, gpu: divide(nodes, workers, gpu=gpu)
+        )
 
 
 @pytest.mark.parametrize(
@@ -248,6 +252,155 @@ def test_more_trials_than_fit_are_refused_with_numbers(monkeypatch: pytest.Monke
     for trials in (0, 2):
         with pytest.raises(UsageError, match="the nodes have 1 CPUs; add CPUs"):
             trials_at_once(job(concurrent=trials))
+
+
+@pytest.mark.parametrize(("concurrent", "began", "trials"), [(0, 0, 1), (3, 0, 3), (0, 2, 2)])
+def test_nodes_for_all_trials_at_a_time_are_waited_for(
+    concurrent: int, began: int, trials: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, Node(32))
+    asked: list[tuple[int, dict[str, Any]]] = []
+
+    def wait_for_nodes(workers: int, **more: Any) -> Any:
+        asked.append((workers, more))
+        return divide([Node(32)], workers, gpu=False)
+
+    monkeypatch.setattr(sweep_job, "wait_for_nodes", wait_for_nodes)
+    sweep = job(concurrent=concurrent)
+    sweep = replace(sweep, run=replace(sweep.run, workers=2, start_s=900))
+    assert trials_at_once(sweep, began) == trials
+    assert asked == [(2 * trials, {"gpu": False, "start_s": 900})]
+
+
+def located(data: str, storage: Path, **changes: Any) -> TrainingSweep[Any]:
+    """A sweep of these data that can begin."""
+    sweep = job(**changes)
+    return replace(sweep, run=replace(sweep.run, data=data, storage=str(storage)))
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Trials at a time of every sweep that has begun; none starts Ray, and its one trial tells one round."""
+    numbers: list[int] = []
+
+    def tuner(*arguments: Any) -> Any:
+        numbers.append(arguments[-1])
+        told = {"trial_id": "t", "round": 4, "label_free": 0.5, "mAP": 0.3}
+        ended = SimpleNamespace(metrics=told, config={"method": {"alpha_m": 0.1}, "seed": 1})
+        return SimpleNamespace(fit=lambda: Trials([ended]))
+
+    monkeypatch.setattr(sweep_training, "ray_session", nullcontext)
+    monkeypatch.setattr(sweep_training, "tuner", tuner)
+    return numbers
+
+
+class Trials(list[Any]):
+    """What Tune gives back."""
+
+    errors: tuple[Exception, ...] = ()
+
+
+ALPHA_M = {"alpha_m": tune.grid_search([0.1])}
+
+
+def test_a_sweep_goes_on_with_as_many_trials_as_it_began_with(
+    begun: list[int], small_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = located(small_set, tmp_path)
+    for nodes in (4, 2, 8):
+        on(monkeypatch, *[Node(16)] * nodes)
+        sweep_training.run("hcd", "alpha_m", ALPHA_M, sweep)
+    assert begun == [3, 3, 3]
+    saved = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert saved["trials_at_once"] == 3
+    assert "trials_at_once" not in saved["identity"]
+    with pytest.raises(UsageError, match="--concurrent 2: the saved sweep goes on with 3 trials"):
+        sweep_training.run("hcd", "alpha_m", ALPHA_M, replace(sweep, concurrent=2))
+    on(monkeypatch, Node(1.5))
+    with pytest.raises(
+        UsageError,
+        match=r"began with 3 trials of --workers 1 .* begin another --name: .* 1\.5 CPUs",
+    ):
+        sweep_training.run("hcd", "alpha_m", ALPHA_M, sweep)
+    assert begun == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"block": 64}, {"eval_every": 5}, {"camera_filter": "none"},
+        {"method": replace(job().run.method, steps=7)},
+    ],
+)  # fmt: skip
+def test_what_changes_a_number_of_a_trial_is_another_sweep(
+    change: dict[str, Any], begun: list[int], small_set: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    on(monkeypatch, Node(16))
+    sweep = located(small_set, tmp_path)
+    sweep_training.run("hcd", "alpha_m", ALPHA_M, sweep)
+    changed = replace(sweep, run=replace(sweep.run, **change))
+    with pytest.raises(UsageError, match="holds a run with another configuration"):
+        sweep_training.run("hcd", "alpha_m", ALPHA_M, changed)
+
+
+def test_what_changes_no_number_is_not_in_the_identity_and_nothing_is_there_twice(
+    small_set: str, tmp_path: Path
+) -> None:
+    sweep = located(small_set, tmp_path, seeds=(1, 2))
+    inputs = scan_inputs(small_set, "", "auto", "")
+    found = sweep_training.identity("hcd", ALPHA_M, sweep, inputs)
+    run = replace(sweep.run, seed=7, workers=2, storage="elsewhere", name="b")
+    again = sweep_training.identity("hcd", ALPHA_M, replace(sweep, run=run, concurrent=2), inputs)
+    assert found == again == json.loads(json.dumps(found))
+    assert found["data"] == inputs.fingerprints
+    assert found["sweep"]["seeds"] == [1, 2]
+    assert not found.keys() & {"seed", "source", "trials_at_once"}
+
+
+def test_data_without_a_test_set_gives_no_accuracy(
+    begun: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, Node(16))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.jpg").touch()
+    for metric in ("mAP", "rank1"):
+        sweep = located(str(tmp_path / "data"), tmp_path, metric=metric)
+        with pytest.raises(UsageError, match=rf"--metric {metric}: .*/data has no query with an"):
+            sweep_training.run("hcd", "alpha_m", ALPHA_M, sweep)
+    assert not begun
+    assert not (tmp_path / "a").exists()
+    sweep_training.run("hcd", "alpha_m", ALPHA_M, replace(sweep, metric="label_free"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "evaluated"),
+    [
+        ([("query", 1), ("query", None), ("gallery", None)], True),
+        ([("query", None), ("gallery", 1)], False),
+        ([("train", 1), ("gallery", 1)], False),
+        ([("train", 1), ("query", 1)], False),
+    ],
+)  # fmt: skip
+def test_a_query_with_an_id_and_a_gallery_are_evaluated(
+    rows: list[tuple[str, int | None]], evaluated: bool
+) -> None:
+    split, pid = zip(*rows, strict=True)
+    images = pa.table({"split": pa.array(split), "pid": pa.array(pid, pa.int64())})
+    assert is_evaluated(images) == evaluated
+
+
+def test_trials_that_tell_nothing_are_no_result(
+    begun: list[int], small_set: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, Node(16))
+    silent = SimpleNamespace(
+        metrics=None, config={"method": {"alpha_m": 0.1}, "seed": 1}, path="x/t"
+    )
+    fit = SimpleNamespace(fit=lambda: Trials([silent]))
+    monkeypatch.setattr(sweep_training, "tuner", lambda *_: fit)
+    with pytest.raises(ValueError, match="none of 1 trials told label_free after any round"):
+        sweep_training.run("hcd", "alpha_m", ALPHA_M, located(small_set, tmp_path))
 
 
 def test_optuna_proposes_points_of_the_space_and_goes_on_when_restored(tmp_path: Path) -> None:
@@ -415,7 +568,7 @@ def test_two_trials_at_a_time_and_the_same_command_again(
     assert main([*words, "--seeds", "2"]) == 2
     assert "another configuration" in capsys.readouterr().err
     assert main([*words, "--concurrent", "99"]) == 2
-    assert "--concurrent 99: 99 trials of --workers 1" in capsys.readouterr().err
+    assert "--concurrent 99: the saved sweep goes on with 2" in capsys.readouterr().err
 
 
 @pytest.mark.fault
