@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import ray
+from ray._private.state import state as ray_state
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -75,6 +76,8 @@ def wait_for_nodes(workers: int, *, gpu: bool, start_s: float) -> Share:
     try:
         return share_out(workers, gpu=gpu)
     except UsageError as missing:
+        if limit := _autoscaler_limit(workers, gpu=gpu):
+            raise UsageError(f"{missing}; {limit}") from None
         if not start_s:
             hint = "--start-s SECONDS waits for nodes that are still starting"
             raise UsageError(f"{missing}; {hint}") from None
@@ -92,6 +95,17 @@ def wait_for_nodes(workers: int, *, gpu: bool, start_s: float) -> Share:
                     said = waited
                     logger.info("waiting for nodes, %.0f of %g s: %s", waited, start_s, missing)
             time.sleep(min(POLL_S, start_s))
+
+
+def _autoscaler_limit(workers: int, *, gpu: bool) -> str:
+    """Why no node that an autoscaler may start helps; empty where one might, or where Ray knows of none."""
+    most = ray_state.get_max_resources_from_cluster_config()
+    if most is None:
+        return ""
+    cpus, gpus = (most.get(name, 0) for name in ("CPU", "GPU"))
+    if cpus >= workers * (1.0 if gpu else MIN_WORKER_CPUS) and gpus >= workers * gpu:
+        return ""
+    return f"the cluster's configuration lets it grow to {cpus:g} CPUs and {gpus:g} GPUs"
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -65,11 +66,18 @@ def test_too_many_workers_are_told_how_many_fit() -> None:
 
 
 def test_missing_nodes_may_still_be_starting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "share_out", lambda workers, gpu: divide([Node(1)], 1, gpu=gpu))
-    with pytest.raises(
-        UsageError, match=r"1 CPUs; add CPUs; --start-s SECONDS waits for nodes .* starting$"
-    ):
-        wait_for_nodes(1, gpu=False, start_s=0)
+    monkeypatch.setattr(preflight, "share_out", lambda n, gpu: divide([Node(1)], n, gpu=gpu))
+    grows_to = partial(
+        monkeypatch.setattr, preflight.ray_state, "get_max_resources_from_cluster_config"
+    )
+    for most in (None, {"CPU": 64, "GPU": 8}):
+        grows_to(lambda most=most: most)
+        with pytest.raises(
+            UsageError, match=r"1 CPUs; add CPUs; --start-s SECONDS waits for nodes .* starting$"
+        ):
+            wait_for_nodes(1, gpu=False, start_s=0)
+    with pytest.raises(UsageError, match=r"GPUs.* lets it grow to 64 CPUs and 8 GPUs$"):
+        wait_for_nodes(9, gpu=True, start_s=900)  # does not wait in vain
 
 
 def test_a_gpu_worker_needs_its_cpu_on_the_same_node() -> None:
