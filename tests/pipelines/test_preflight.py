@@ -262,7 +262,7 @@ def test_nodes_are_waited_for_and_asked(
         assert "1 of 2 nodes cannot take part" in said
         assert "--storage is not shared" in said
 
-        many = ["--workers", "99", "--method.batch-size", "792"]
+        many = ["--name", "many", "--workers", "99", "--method.batch-size", "792"]
         said = refused(cluster, *TRAIN, *seen, *storage, *many)
         assert "--workers 99 do not fit" in said
         assert "use at most --workers 3" in said
