@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
-from ray.exceptions import AuthenticationError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from pipelines.blocks import DECODE_CPUS, quiet_ray_data
 from reid_core.errors import UsageError
@@ -66,11 +66,11 @@ def _start() -> None:
         make_token()
     try:  # "local": never by chance the local cluster of another run on this machine
         ray.init(address=address or "local", **quiet, **({} if address else local))
-    except (AuthenticationError, ConnectionError, RuntimeError) as error:
+    except Exception as error:  # Ray has no class for a node that takes too long to start
         reason = " ".join(str(error).split()).partition(". ")[0]
         if not address:
-            raise UsageError(
-                f"cannot start Ray on this machine ({reason}); where the token is at fault: export "
+            raise OSError(
+                f"cannot start Ray on this machine ({reason}). Where it is busy: try again. Without a token: export "
                 "RAY_AUTH_TOKEN_PATH=FILE with one that is there, or unset RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH"
             ) from error
         raise UsageError(

@@ -165,6 +165,18 @@ def test_a_cluster_that_cannot_be_joined_is_explained(monkeypatch: pytest.Monkey
     assert explained(str(caught.value))
 
 
+def test_a_local_ray_that_does_not_start_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", too_slow)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    message = r"timed out during startup\)\. Where it is busy: try again"
+    with pytest.raises(OSError, match=message), ray_session():
+        pass
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(120)
 def test_room_that_something_else_holds_is_waited_for(local_ray: None) -> None:
