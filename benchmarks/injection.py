@@ -43,6 +43,7 @@ class Run:
     method: str = "cluster_contrast"
     more: tuple[str, ...] = ()  # flags
     environment: dict[str, str] = field(default_factory=dict)
+    behind: tuple[str, ...] = ()  # command that starts it elsewhere
 
     @property
     def folder(self) -> str:
@@ -60,7 +61,7 @@ class Run:
         words = ["train", self.method, "--preset", "demo", "--data", self.data, *SETTINGS]
         words += ["--storage", self.storage or str(self.work), "--name", NAME, *self.more]
         return subprocess.Popen(
-            [sys.executable, "-m", "pipelines", *words],
+            [*self.behind, sys.executable, "-m", "pipelines", *words],
             env=os.environ | self.environment,
             stdout=subprocess.DEVNULL,
             stderr=self.said.open("ab"),
@@ -161,10 +162,9 @@ class Scene:
         return caught[0]
 
     def at_work(self, title: str) -> list[psutil.Process]:
-        """The processes of this run's Ray that work under a title: a task's name, an actor's class."""
+        """Processes that work under a title, a task's name or an actor's class, in what this process started."""
         if time.monotonic() > self._seen[0] + SEARCH_S:
-            top = psutil.Process(None if self.cluster else self.process.pid)
-            self._seen = (time.monotonic(), top.children(recursive=True))
+            self._seen = (time.monotonic(), psutil.Process().children(recursive=True))
         return [process for process in self._seen[1] if has_title(process, title)]
 
 

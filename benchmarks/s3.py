@@ -15,6 +15,13 @@ from werkzeug.serving import make_server
 BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 
 
+class SilentHandler(MotoRequestHandler):
+    """Logs errors alone."""
+
+    def log_request(self, *_: object) -> None:
+        """Nothing of a request."""
+
+
 class FailingServer:
     """moto's server on a free port, with an empty bucket named ``bucket``, as long as the block lasts.
 
@@ -28,7 +35,7 @@ class FailingServer:
         self._asked: dict[tuple[str, str], int] = {}
         self._application = DomainDispatcherApplication(create_backend_app)
         self._server = make_server(
-            "127.0.0.1", 0, self._answer, threaded=True, request_handler=MotoRequestHandler
+            "127.0.0.1", 0, self._answer, threaded=True, request_handler=SilentHandler
         )
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 

@@ -12,13 +12,14 @@ from typing import Any, Generic, TypeVar
 import ray
 import tyro
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
 
 from pipelines.blocks import DECODE_CPUS, AllRows, block_dataset
 from pipelines.inputs import Images, Inputs, default_cache, look_at, scan_inputs
 from pipelines.meeting import ON_HEAD, Meeting
+from pipelines.network import ProcessGroup
 from pipelines.preflight import check_nodes, wait_for_room
 from pipelines.progress import Listener
 from pipelines.report import result_table
@@ -293,7 +294,7 @@ def _trainer(spec: RunSpec, job: TrainJob[Any], share: Share, images: Images) ->
     return TorchTrainer(
         worker,
         train_loop_config={"spec": [ray.put(spec)]},
-        torch_config=TorchConfig(backend="nccl" if job.gpu else "gloo", timeout_s=int(job.wait_s)),
+        torch_config=ProcessGroup(backend="nccl" if job.gpu else "gloo", timeout_s=int(job.wait_s)),
         scaling_config=ScalingConfig(
             num_workers=job.workers, use_gpu=job.gpu, resources_per_worker=resources
         ),

@@ -10,8 +10,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.pipelines.machines import Machine
 
 LIMIT_S = 240.0  # of a wait; a start takes seconds on an idle machine
 
@@ -23,6 +25,7 @@ class OwnRay:
     environment: dict[str, str]  # for `ray job`; not yet RAY_ADDRESS, which sends a program there
     address: str
     folder: Path
+    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)  # their `ray start`
 
     def pids(self, word: str = "") -> list[int]:
         """Processes of the cluster, which all inherit the path of its token; with ``word`` in their command line."""
@@ -52,8 +55,8 @@ class OwnRay:
 
 
 @contextmanager
-def own_ray(cpus: int) -> Iterator[OwnRay]:
-    """A head with ``cpus``."""
+def own_ray(cpus: int, machine: Machine | None = None) -> Iterator[OwnRay]:
+    """A head with ``cpus``, there."""
     with tempfile.TemporaryDirectory(prefix="reid-", dir="/tmp") as name, ExitStack() as stack:
         folder = Path(name)  # short: the path of a socket has at most 107 characters
         token = folder / "token"
@@ -67,29 +70,38 @@ def own_ray(cpus: int) -> Iterator[OwnRay]:
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
         }
-        ray = OwnRay(environment, f"127.0.0.1:{port}", folder)
+        ip = machine.address if machine else "127.0.0.1"
+        ray = OwnRay(environment, f"{ip}:{port}", folder)
         stack.callback(end, ray)
         flags = ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--port={port}"]
-        flags += [f"--ray-client-server-port={client}", f"--temp-dir={folder}/ray"]
-        head = start(ray, ["--head", f"--num-cpus={cpus}", *flags])
-        wait_until(lambda: listens(dashboard) or head.poll() is not None)
-        assert head.poll() is None, (folder / "ray.log").read_text()[-2000:]
+        flags += [f"--ray-client-server-port={client}"]
+        flags += [f"--temp-dir={machine.own if machine else folder / 'ray'}"]
+        start(ray, ["--head", f"--num-cpus={cpus}", *flags], machine)
         yield ray
 
 
 def start(
-    ray: OwnRay, flags: Sequence[str], command: Sequence[str] = ()
-) -> subprocess.Popen[bytes]:
-    """``ray start`` behind ``command``, as a process that ends with its node."""
+    ray: OwnRay,
+    flags: Sequence[str],
+    machine: Machine | None = None,
+    command: Sequence[str] = (),
+) -> None:
+    """A node by ``ray start``, behind ``command`` or on a machine; returns when it runs."""
     agent = ["--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0"]
     memory = ["--object-store-memory=200000000", "--disable-usage-stats"]
-    with (ray.folder / "ray.log").open("ab") as log:
-        return subprocess.Popen(
+    if machine:
+        command, flags = machine.boot, [*flags, f"--node-ip-address={machine.address}"]
+    path = ray.folder / f"node-{len(ray.nodes)}.log"
+    with path.open("ab") as log:
+        node = subprocess.Popen(
             [*command, "ray", "start", "--block", *flags, *agent, *memory],
             env=ray.environment,
             stdout=log,
             stderr=log,
         )
+    ray.nodes.append(node)
+    wait_until(lambda: "Ray runtime started" in path.read_text() or node.poll() is not None)
+    assert node.poll() is None, path.read_text()[-2000:]
 
 
 def end(ray: OwnRay) -> None:
@@ -98,9 +110,12 @@ def end(ray: OwnRay) -> None:
         os.kill(pid, signal.SIGTERM)
     try:
         wait_until(lambda: not ray.pids(), 60)
-    finally:
-        for pid in ray.pids():
+    except AssertionError as error:
+        left = ray.pids()
+        names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in left]
+        for pid in left:
             os.kill(pid, signal.SIGKILL)
+        raise AssertionError(f"left behind: {', '.join(names)}") from error
 
 
 def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> None:
@@ -109,12 +124,6 @@ def wait_until(condition: Callable[[], object], limit_s: float = LIMIT_S) -> Non
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.2)
-
-
-def listens(port: int) -> bool:
-    """Whether something answers at a port of this machine."""
-    with socket.socket() as there:
-        return not there.connect_ex(("127.0.0.1", port))
 
 
 def free_ports(count: int) -> list[int]:

@@ -1,16 +1,20 @@
 """Processes are killed, a node is lost, storage fails: a run ends with the numbers of an unbroken one."""
 
+import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from benchmarks.faults import NODES, WORKERS, end_worker, kill_driver
-from benchmarks.injection import LIMIT_S, Run, Scene, cluster_of, outcome
+from benchmarks.injection import LIMIT_S, Run, Scene, outcome
 from benchmarks.s3 import FailingServer
 from pipelines.cli import main as reid
 from reid_core.storage import join, read_bytes
+from tests.pipelines.machines import machines
+from tests.pipelines.own_ray import own_ray, start
 
 TOLD = ("config.json", "environment.json", "log.txt", "metrics.jsonl")
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(2 * LIMIT_S)]
@@ -46,26 +50,42 @@ def test_killed_tasks_and_a_preempted_worker(
     assert outcome(tmp_path) == outcome(unbroken)
 
 
-def test_a_node_lost_in_training(unbroken: Path, small_set: str, tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("ip"), reason="networks of its own need root and iproute2"
+)
+def test_a_machine_cut_off_in_training(unbroken: Path, small_set: str, tmp_path: Path) -> None:
     data = shutil.copytree(small_set, tmp_path / "set")
-    with cluster_of(NODES) as cluster:
+    with (
+        tempfile.TemporaryDirectory(prefix="reid-", dir="/tmp") as own,
+        machines(NODES + 1, Path(own)) as (head, *others, spare),
+        own_ray(cpus=1, machine=head) as ray,
+    ):
+        join_head = [f"--address={ray.address}", "--num-cpus=1"]
+        for machine in others:
+            start(ray, join_head, machine)
         run = Run(
             data=str(data),
             work=tmp_path / "run",
             more=(*WORKERS, "--cache", str(tmp_path / "cache")),
-            environment={"RAY_ADDRESS": str(cluster.address)},
+            environment=ray.environment | {"RAY_ADDRESS": ray.address},
+            behind=tuple(head.beside(ray.nodes[0])),
         )
-        scene = Scene(run=run, process=run.start(), cluster=cluster)
+        scene = Scene(run=run, process=run.start())
         scene.wait_for_steps(0)
         data.rename(tmp_path / "away")  # a node reads an image once, then from its own disk
-        workers = {scene.node_of(process) for process in scene.at_work("RayTrainWorker")}
-        assert len(workers) == 2
+        ranks = scene.at_work("RayTrainWorker")
+        trains = [m for m in (head, *others) if any(m.has(rank.pid) for rank in ranks)]
+        assert len(trains) == 2
         labeller = scene.catch("labels of round")
-        assert scene.node_of(labeller) not in workers  # they have no room for it
+        assert not any(m.has(labeller.pid) for m in trains)  # they have no room for it
         labeller.resume()
         scene.wait_for_steps(2)
-        scene.lose_node("RayTrainWorker")
+        lost = next(m for m in trains if m != head)
+        lost.unplug()
+        start(ray, join_head, spare)
         run.finish(scene.process)
+        lost.power_off()  # its Ray looks for the head for a while yet
+        assert not list(Path(own).iterdir())  # what the machines wrote there is theirs alone
     assert run.redone() in (1, 2)
     assert outcome(run.work) == outcome(unbroken)
 

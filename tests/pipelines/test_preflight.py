@@ -261,7 +261,7 @@ def test_nodes_are_waited_for_and_asked(
         assert waiting.stderr
         while "waiting for nodes" not in (line := waiting.stderr.readline()):
             assert line, "it has ended"
-        start(cluster, [f"--address={cluster.address}", "--num-cpus=1"], without_mount)
+        start(cluster, [f"--address={cluster.address}", "--num-cpus=1"], command=without_mount)
         _, said = waiting.communicate(timeout=LIMIT_S)
         assert waiting.returncode == 1
         assert "1 of 2 nodes cannot take part" in said
