@@ -79,7 +79,7 @@ class Run:
         return [int(number) for number in re.findall(r"after (\d+) rounds: ", text)]
 
     def redone(self) -> int:
-        """Rounds that were begun again, among them those that were broken off."""
+        """Rounds that were begun again after their first evaluation, among them those that were broken off."""
         return len(self.evaluated()) - ROUNDS - 1
 
 

@@ -1,6 +1,7 @@
 """An S3 server in this process that fails once: the first time that an object is written, and that it is read."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -32,7 +33,7 @@ class FailingServer:
     def __init__(self, times: int = 1) -> None:
         self.times = times
         self.failed = 0  # requests
-        self._asked: dict[tuple[str, str], int] = {}
+        self.asked: Counter[tuple[str, str]] = Counter()  # how often, by verb and path
         self._application = DomainDispatcherApplication(create_backend_app)
         self._server = make_server(
             "127.0.0.1", 0, self._answer, threaded=True, request_handler=SilentHandler
@@ -71,9 +72,9 @@ class FailingServer:
 
     def _answer(self, request: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         asked = (request["REQUEST_METHOD"], request["PATH_INFO"])
-        self._asked[asked] = self._asked.get(asked, 0) + 1
+        self.asked[asked] += 1
         is_object = asked[1].count("/") > 1
-        if not is_object or asked[0] not in ("PUT", "GET") or self._asked[asked] > self.times:
+        if not is_object or asked[0] not in ("PUT", "GET") or self.asked[asked] > self.times:
             return self._application(request, start)
         self.failed += 1
         request["wsgi.input"].read(int(request.get("CONTENT_LENGTH") or 0))

@@ -7,6 +7,7 @@ what ``GROWTH`` allows a round.
 
 import argparse
 import math
+import re
 import statistics
 import sys
 import tempfile
@@ -27,16 +28,19 @@ from reid_core.data.datasets import synthetic
 GROWTH = {
     "driver": 0.1,
     "train workers": 0.1,
+    "our tasks and actors": 0.3,  # five processes
     "object store": 0.1,
     "processes (number)": 0.02,
 }  # that is allowed a round; Ray's own processes are shown and not judged
 KINDS = {
-    "train workers": "RayTrainWorker",
+    "train workers": "ray::RayTrainWorker",
+    "Ray's own actors": "ray::(TrainController|SplitCoordinator|_StatsActor|Autoscaling|Preemption|PlacementGroup)",
+    "our tasks and actors": "ray::",
     "raylet": "raylet/raylet",
     "gcs": "gcs_server",
     "dashboard": "dashboard",
     "other Ray processes": "",
-}  # by a word of their command line, the first that fits
+}  # by a pattern in their command line, the first that fits
 END_S = 30.0  # for Ray's processes to end
 Sample = dict[str, float]
 
@@ -53,7 +57,9 @@ def sample(seen: set[psutil.Process]) -> Sample:
     for process in children:
         with suppress(psutil.NoSuchProcess):
             words = " ".join(process.cmdline())
-            found[next(kind for kind, word in KINDS.items() if word in words)] += _memory(process)
+            found[next(kind for kind, word in KINDS.items() if re.search(word, words))] += _memory(
+                process
+            )
     address = ray.get_runtime_context().gcs_address  # there may be other Rays on this machine
     objects: list[Any] = list_objects(address, limit=10_000, raise_on_missing_output=False)
     sizes = {entry.object_id: entry.object_size for entry in objects}  # one entry a reference
@@ -139,6 +145,7 @@ def main() -> int:
             finally:
                 ended.set()
                 watcher.join()
+    assert len(samples) == rounds, f"{len(samples)} samples of {rounds} rounds"
     flat = report(samples)
     left = left_behind(seen)
     print(f"processes left behind: {left or 'none'}")

@@ -9,5 +9,8 @@ export RAY_AUTH_TOKEN_PATH="$HOME/.ray/auth_token"
 export RAY_idle_worker_killing_time_threshold_ms=600000
 export RAY_USAGE_STATS_ENABLED=0
 
+# `ray job stop` leaves a run a minute to write its log to the storage; by itself Ray kills it after 3 seconds.
+export RAY_JOB_STOP_WAIT_TIME_S=60
+
 # Where presets look for torchvision's ImageNet weights (hub/checkpoints/ below it); nothing is downloaded.
 export TORCH_HOME=/shared/torch

@@ -48,6 +48,7 @@ class Meeting:
 
     def __init__(self) -> None:
         self.gatherings: dict[str, _Gathering] = {}
+        self.attempts: set[str] = set()
 
     async def hand_in(
         self,
@@ -60,12 +61,13 @@ class Meeting:
         """Give one rank's part; returns the reference of the stage's result in a list.
 
         Args:
-            key: of the gathering.
+            key: of the gathering, which begins with ``ATTEMPT/``.
             rank: that gives.
             world: ranks that must give.
             refs: to the Stage and to the part; neither is unpickled in this process.
             options: of the Ray task.
         """
+        self._begin(key.partition("/")[0])
         gathering = self.gatherings.setdefault(key, _Gathering())
         gathering.parts[rank] = refs[1]
         if len(gathering.parts) == world:
@@ -78,6 +80,12 @@ class Meeting:
         if gathering.taken == world:
             del self.gatherings[key]
         return [gathering.result]
+
+    def _begin(self, attempt: str) -> None:
+        """Drop the parts that the attempts before this one left: their ranks are dead."""
+        if attempt not in self.attempts:
+            self.attempts.add(attempt)
+            self.gatherings.clear()
 
     async def missing(self, key: str, world: int) -> list[int]:
         """Ranks whose part has not come."""

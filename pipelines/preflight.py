@@ -4,11 +4,13 @@ import logging
 import math
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
-from ray._private.state import state as ray_state
+import yaml
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -24,6 +26,7 @@ SAY_S = 15.0  # between two lines that say what is waited for
 POLL_S = 1.0
 PROBE_S = 300.0  # for all nodes to answer; to start a process takes a minute on a busy one
 SHOWN = 5  # nodes in a message
+LAUNCHED = "~/ray_bootstrap_config.yaml"  # what `ray up` keeps on the head, where drivers run
 
 _problems = ray.remote(num_cpus=0, max_retries=0)(problems)
 logger = logging.getLogger(__name__)
@@ -98,14 +101,31 @@ def wait_for_nodes(workers: int, *, gpu: bool, start_s: float) -> Share:
 
 
 def _autoscaler_limit(workers: int, *, gpu: bool) -> str:
-    """Why no node that an autoscaler may start helps; empty where one might, or where Ray knows of none."""
-    most = ray_state.get_max_resources_from_cluster_config()
+    """Why no node that an autoscaler may start helps; empty where one might, or where nothing tells."""
+    most = _most()
     if most is None:
         return ""
-    cpus, gpus = (most.get(name, 0) for name in ("CPU", "GPU"))
+    cpus, gpus = most["CPU"], most["GPU"]
     if cpus >= workers * (1.0 if gpu else MIN_WORKER_CPUS) and gpus >= workers * gpu:
         return ""
-    return f"the cluster's configuration lets it grow to {cpus:g} CPUs and {gpus:g} GPUs"
+    return f"{LAUNCHED} lets the cluster grow to {cpus:g} CPUs and {gpus:g} GPUs"
+
+
+def _most() -> Counter[str] | None:
+    """Resources of a cluster of the launcher at its largest; Ray 2.60 itself never reports them."""
+    file = Path(LAUNCHED).expanduser()
+    if not file.exists():
+        return None
+    config = yaml.safe_load(file.read_text())
+    kinds = config.get("available_node_types", {})
+    if not kinds or any("CPU" not in kind.get("resources", {}) for kind in kinds.values()):
+        return None  # machines of one's own
+    found: Counter[str] = Counter()
+    for name, kind in kinds.items():
+        head = name == config["head_node_type"]
+        count = kind.get("max_workers", 0 if head else config["max_workers"]) + head
+        found.update({key: count * amount for key, amount in kind["resources"].items()})
+    return found
 
 
 @contextmanager

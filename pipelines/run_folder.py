@@ -45,7 +45,7 @@ class RunFolder:
     def __init__(self, storage: str, name: str) -> None:
         self.path = join(storage if "://" in storage else str(Path(storage).resolve()), name)
         self.remote = "://" in storage
-        self.local = Path(tempfile.mkdtemp(prefix="reid-run-")) if self.remote else Path(self.path)
+        self.local = Path(self.path)  # of a remote one only while it is open
         self.lines: list[dict[str, Any]] = []
 
     def open(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
@@ -58,15 +58,16 @@ class RunFolder:
         Raises:
             UsageError: a run of this name exists with another configuration; names what differs.
         """
-        self.local.mkdir(parents=True, exist_ok=True)
         saved = join(self.path, "config.json")
         if exists(saved):
             self._check_same(json.loads(read_bytes(saved))["identity"], config["identity"])
-            if self.remote:
-                self._copy_down("metrics.jsonl", "log.txt")
         else:
             self.write_json("config.json", config)
         self.write_json("environment.json", environment)
+        if self.remote:
+            self.local = Path(tempfile.mkdtemp(prefix="reid-run-"))
+            self._copy_down("metrics.jsonl", "log.txt")
+        self.local.mkdir(parents=True, exist_ok=True)
         metrics = self.local / "metrics.jsonl"
         if metrics.exists():
             self.lines = [json.loads(line) for line in metrics.read_text().splitlines()]

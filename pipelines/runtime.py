@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
-from pipelines.blocks import DECODE_CPUS, quiet_ray_data
+from pipelines.blocks import DECODE_CPUS, NO_PROGRESS_S, quiet_ray_data
 from reid_core.errors import UsageError
 
 STAGE_CPUS = 0.2  # of a core, reserved for the label and evaluation tasks
@@ -40,6 +41,11 @@ def ray_session() -> Iterator[None]:
         yield
     except RayTaskError:  # is the error of the task, too
         raise
+    except ExecutionTimeoutError as error:  # of Ray Data
+        raise TimeoutError(
+            f"no image was read or embedded for {NO_PROGRESS_S:g} s; the cluster has free: "
+            f"{ray.available_resources()}; wait until others have left it, or give it more nodes"
+        ) from error
     except RayError as error:
         raise OSError(
             f"Ray lost a task or an actor ({str(error).strip().splitlines()[-1]}); the same command goes on"

@@ -17,7 +17,6 @@ from reid_core import method as contract
 from reid_core.errors import UsageError
 
 ConfigT = TypeVar("ConfigT")
-TRIAL_CPUS = 0.001  # of the process that drives a trial; Tune takes no 0, and its own 1 would block the workers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from pipelines import train
 from pipelines.inputs import Inputs, scan_inputs
+from pipelines.meeting import ON_HEAD
 from pipelines.run_folder import RunFolder, describe_environment, settings
 from pipelines.runtime import ray_session
-from pipelines.sweep_job import TRIAL_CPUS, TrainingSweep, check_metric, checked, trials_at_once
+from pipelines.sweep_job import TrainingSweep, check_metric, checked, trials_at_once
 from pipelines.sweep_report import MEASURES, entries, picture, table
 from pipelines.sweep_spaces import Space, choices, paper_columns, points, swept
 from pipelines.sweep_trial import Progress, trainable
@@ -112,7 +113,8 @@ def tuner(
 ) -> tune.Tuner:
     """A new sweep, or the one that lies in the folder."""
     function = trainable(method, sweep.run, folder, sweep.metric, concurrent)
-    trial = tune.with_resources(function, {"CPU": TRIAL_CPUS})
+    nothing = {"CPU": 0, **ON_HEAD["resources"]}  # Tune's own CPU would block the train workers
+    trial = tune.with_resources(function, nothing)
     if tune.Tuner.can_restore(join(folder, "tune")):
         return tune.Tuner.restore(
             join(folder, "tune"), trainable=trial, resume_unfinished=True, restart_errored=True

@@ -1,6 +1,7 @@
 """Folders that are local paths or any URI that pyarrow opens, and atomic writes to them."""
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ def open_folder(root: str | Path) -> tuple[pafs.FileSystem, str]:
     text = os.fspath(root)
     if "://" not in text:
         return pafs.LocalFileSystem(), str(Path(text).expanduser().resolve())
-    if "@" in text.partition("://")[2].partition("/")[0]:
+    if re.match(r"[^/]+://([^/]*@|[^/]*:.*@)", text):  # a key may hold a "/"
         raise UsageError(  # without the URI, which holds them
             "a URI holds a key or a password, which would be written to logs and configurations; give them in the "
             "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, say) of every node"

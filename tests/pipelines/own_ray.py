@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -107,14 +107,16 @@ def start(
 def end(ray: OwnRay) -> None:
     """End all processes of the cluster; what does not go by itself is killed, and is an error."""
     for pid in ray.pids("ray start --block"):
-        os.kill(pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
     try:
         wait_until(lambda: not ray.pids(), 60)
     except AssertionError as error:
-        left = ray.pids()
-        names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in left]
-        for pid in left:
-            os.kill(pid, signal.SIGKILL)
+        names = []
+        for pid in ray.pids():
+            with suppress(OSError):  # it has just ended
+                names.append(Path(f"/proc/{pid}/comm").read_text().strip())
+                os.kill(pid, signal.SIGKILL)
         raise AssertionError(f"left behind: {', '.join(names)}") from error
 
 

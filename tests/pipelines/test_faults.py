@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from reid_core.storage import join, read_bytes
 from tests.pipelines.machines import machines
 from tests.pipelines.own_ray import own_ray, start
 
+MOST_READ = (
+    3  # of an image by a machine: to check it, to keep it on its own disk, and to try the node
+)
 TOLD = ("config.json", "environment.json", "log.txt", "metrics.jsonl")
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(2 * LIMIT_S)]
 
@@ -54,7 +58,6 @@ def test_killed_tasks_and_a_preempted_worker(
     os.geteuid() != 0 or not shutil.which("ip"), reason="networks of its own need root and iproute2"
 )
 def test_a_machine_cut_off_in_training(unbroken: Path, small_set: str, tmp_path: Path) -> None:
-    data = shutil.copytree(small_set, tmp_path / "set")
     with (
         tempfile.TemporaryDirectory(prefix="reid-", dir="/tmp") as own,
         machines(NODES + 1, Path(own)) as (head, *others, spare),
@@ -64,15 +67,14 @@ def test_a_machine_cut_off_in_training(unbroken: Path, small_set: str, tmp_path:
         for machine in others:
             start(ray, join_head, machine)
         run = Run(
-            data=str(data),
+            data=small_set,
             work=tmp_path / "run",
-            more=(*WORKERS, "--cache", str(tmp_path / "cache")),
+            more=(*WORKERS, "--cache", f"{own}/cache"),
             environment=ray.environment | {"RAY_ADDRESS": ray.address},
             behind=tuple(head.beside(ray.nodes[0])),
         )
         scene = Scene(run=run, process=run.start())
         scene.wait_for_steps(0)
-        data.rename(tmp_path / "away")  # a node reads an image once, then from its own disk
         ranks = scene.at_work("RayTrainWorker")
         trains = [m for m in (head, *others) if any(m.has(rank.pid) for rank in ranks)]
         assert len(trains) == 2
@@ -100,15 +102,26 @@ def test_data_and_storage_on_s3_that_fails_once(
     with FailingServer() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
-        for path in Path(small_set).rglob("*.*"):
+        paths = sorted(Path(small_set).rglob("*.*"))
+        for path in paths:
             name = f"data/{path.relative_to(small_set)}"
             server.client().upload_file(str(path), "bucket", name)
         server.failed = 0
         assert reid(["scan", "s3://bucket/data"]) == 0
         assert re.search(r"train\D+4\D+48", capsys.readouterr().out)
-        run = Run(data="s3://bucket/data", work=tmp_path, storage="s3://bucket/runs", more=WORKERS)
+        run = Run(
+            data="s3://bucket/data",
+            work=tmp_path,
+            storage="s3://bucket/runs",
+            more=(*WORKERS, "--cache", str(tmp_path / "cache")),
+        )
+        before = server.asked.copy()
         run.finish(run.start())
         assert server.failed > 100  # every image, and every file of the run
+        read = Counter({key: server.asked[key] - before[key] for key in server.asked})
+        images = [read["GET", f"/bucket/data/{path.relative_to(small_set)}"] for path in paths]
+        assert min(images) >= 1
+        assert max(images) <= MOST_READ, images
         first = outcome(run.storage)
         assert first == outcome(unbroken)
         run.finish(run.start())  # nothing is left to do

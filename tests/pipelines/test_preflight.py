@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import time
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +21,9 @@ from reid_core.errors import UsageError
 from reid_core.storage import write_bytes
 from tests.pipelines.own_ray import LIMIT_S, OwnRay, own_ray, start
 from tests.pipelines.test_end_to_end import TINY
+
+ROOT = Path(__file__).parents[2]
+LAUNCHERS = [ROOT / "cluster.yaml", ROOT / "deploy/cluster-onprem.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -67,17 +69,16 @@ def test_too_many_workers_are_told_how_many_fit() -> None:
 
 def test_missing_nodes_may_still_be_starting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "share_out", lambda n, gpu: divide([Node(1)], n, gpu=gpu))
-    grows_to = partial(
-        monkeypatch.setattr, preflight.ray_state, "get_max_resources_from_cluster_config"
-    )
-    for most in (None, {"CPU": 64, "GPU": 8}):
-        grows_to(lambda most=most: most)
+    for launched in ("no-such-file", *LAUNCHERS):
+        monkeypatch.setattr(preflight, "LAUNCHED", str(launched))
         with pytest.raises(
             UsageError, match=r"1 CPUs; add CPUs; --start-s SECONDS waits for nodes .* starting$"
         ):
             wait_for_nodes(1, gpu=False, start_s=0)
-    with pytest.raises(UsageError, match=r"GPUs.* lets it grow to 64 CPUs and 8 GPUs$"):
-        wait_for_nodes(9, gpu=True, start_s=900)  # does not wait in vain
+    monkeypatch.setattr(preflight, "LAUNCHED", str(LAUNCHERS[0]))
+    grows = r"GPUs.* lets the cluster grow to 448 CPUs and 16 GPUs$"  # 4 x (48, 4) and 8 x 32
+    with pytest.raises(UsageError, match=grows):
+        wait_for_nodes(17, gpu=True, start_s=900)  # does not wait in vain
 
 
 def test_a_gpu_worker_needs_its_cpu_on_the_same_node() -> None:

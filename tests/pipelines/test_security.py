@@ -33,7 +33,7 @@ def zipped(path: Path, payload: Payload) -> None:
     torch.save({"parts": payload, "rng": torch.get_rng_state(), "extra": {}}, path)
 
 
-PASSWORD = "a-secret-of-this-test"
+PASSWORD = "a-secret/of-this-test"  # AWS makes such ones
 URI = f"s3://key:{PASSWORD}@bucket/folder"
 WRITERS = pytest.mark.parametrize("write", [plain, zipped])
 

@@ -218,7 +218,6 @@ def on(monkeypatch: pytest.MonkeyPatch, *nodes: Node) -> None:
         monkeypatch.setattr(
             module, "share_out", lambda workers, *, gpu: divide(nodes, workers, gpu=gpu)
         )
-    monkeypatch.setattr(preflight.ray_state, "get_max_resources_from_cluster_config", lambda: None)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,22 @@
+"""The folder of a run on a storage that is no local path."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from pipelines.run_folder import RunFolder
+from reid_core.errors import UsageError
+
+
+def test_nothing_temporary_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    storage = (tmp_path / "runs").as_uri()
+    run = RunFolder(storage, "a")
+    run.open({"identity": {"seed": 1}}, {})
+    run.close()
+    assert (tmp_path / "runs/a/log.txt").exists()
+    with pytest.raises(UsageError, match="another configuration"):
+        RunFolder(storage, "a").open({"identity": {"seed": 2}}, {})
+    assert not list((tmp_path / "temporary").iterdir())
