@@ -34,7 +34,7 @@ GROWTH = {
 }  # that is allowed a round; Ray's own processes are shown and not judged
 KINDS = {
     "train workers": "ray::RayTrainWorker",
-    "Ray's own actors": "ray::(TrainController|SplitCoordinator|_StatsActor|Autoscaling|Preemption|PlacementGroup)",
+    "Ray's own actors": "ray::(TrainController|SplitCoordinator|_StatsActor|Autoscaling|Preemption|Placement|.*Agent)",
     "our tasks and actors": "ray::",
     "raylet": "raylet/raylet",
     "gcs": "gcs_server",
