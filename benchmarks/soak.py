@@ -1,14 +1,13 @@
 """Many rounds of a tiny run: does the memory of any process or of the object store grow, is a process left behind?
 
 Run it from the root: ``python -m benchmarks.soak [--rounds 50]``. Memory is what a process has for itself: resident
-without shared pages, which are mostly the object store's. After a process's first third of the rounds it may grow by
-what ``GROWTH`` allows a round.
+without shared pages, which are mostly the object store's. After the first third of the rounds a kind of process may grow
+by what ``GROWTH`` allows a round; it grows where a line through its samples does by two standard errors more.
 """
 
 import argparse
 import math
 import re
-import statistics
 import sys
 import tempfile
 import threading
@@ -19,6 +18,7 @@ from typing import Any
 import psutil
 import ray
 from ray.util.state import list_objects
+from scipy.stats import linregress
 
 from benchmarks.rounds import TINY
 from pipelines.cli import main as reid
@@ -90,11 +90,6 @@ def watch(
             samples += [sample(seen)] * (done - len(samples))
 
 
-def slope(values: list[float]) -> float:
-    """Of a line through values at equal distances."""
-    return statistics.linear_regression(range(len(values)), values).slope
-
-
 def report(samples: list[Sample]) -> bool:
     """Print a row a kind; whether nothing grows."""
     settled = samples[len(samples) // 3 :]
@@ -102,11 +97,11 @@ def report(samples: list[Sample]) -> bool:
     growing = []
     for name in samples[-1]:
         values = [s.get(name, 0.0) for s in settled]
-        grows = slope(values)
+        line = linregress(range(len(values)), values)
         print(
-            f"| {name} | {samples[0].get(name, 0.0):.1f} | {values[0]:.1f} | {values[-1]:.1f} | {grows:+.3f} |"
+            f"| {name} | {samples[0].get(name, 0.0):.1f} | {values[0]:.1f} | {values[-1]:.1f} | {line.slope:+.3f} ± {line.stderr:.3f} |"
         )
-        if grows > GROWTH.get(name, math.inf):
+        if line.slope - 2 * line.stderr > GROWTH.get(name, math.inf):
             growing.append(name)
     print(f"grows: {', '.join(growing) or 'nothing'}")
     return not growing
