@@ -1,8 +1,8 @@
 """Many rounds of a tiny run: does the memory of any process or of the object store grow, is a process left behind?
 
 Run it from the root: ``python -m benchmarks.soak [--rounds 50]``. Memory is what a process has for itself: resident
-without shared pages, which are mostly the object store's. After the first third of the rounds a kind of process may grow
-by what ``GROWTH`` allows a round; it grows where a line through its samples does by two standard errors more.
+without shared pages, which are mostly the object store's. After the first third of the rounds a kind of process may
+grow by what ``GROWTH`` allows a round, and by twice the standard error of the line through its samples.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import ray
 from ray.util.state import list_objects
@@ -90,6 +91,12 @@ def watch(
             samples += [sample(seen)] * (done - len(samples))
 
 
+def growth(values: list[float]) -> tuple[float, float]:
+    """Slope of a line through values at equal distances, and its standard error."""
+    slope, *_, error = linregress(range(len(values)), values)
+    return float(slope), float(np.nan_to_num(error))  # a constant has none
+
+
 def report(samples: list[Sample]) -> bool:
     """Print a row a kind; whether nothing grows."""
     settled = samples[len(samples) // 3 :]
@@ -97,11 +104,10 @@ def report(samples: list[Sample]) -> bool:
     growing = []
     for name in samples[-1]:
         values = [s.get(name, 0.0) for s in settled]
-        line = linregress(range(len(values)), values)
-        print(
-            f"| {name} | {samples[0].get(name, 0.0):.1f} | {values[0]:.1f} | {values[-1]:.1f} | {line.slope:+.3f} ± {line.stderr:.3f} |"
-        )
-        if line.slope - 2 * line.stderr > GROWTH.get(name, math.inf):
+        slope, error = growth(values)
+        ends = f"{samples[0].get(name, 0.0):.1f} | {values[0]:.1f} | {values[-1]:.1f}"
+        print(f"| {name} | {ends} | {slope:+.3f} ± {error:.3f} |")
+        if slope - 2 * error > GROWTH.get(name, math.inf):
             growing.append(name)
     print(f"grows: {', '.join(growing) or 'nothing'}")
     return not growing
