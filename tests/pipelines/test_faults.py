@@ -17,9 +17,7 @@ from reid_core.storage import join, read_bytes
 from tests.pipelines.machines import machines
 from tests.pipelines.own_ray import own_ray, start
 
-MOST_READ = (
-    3  # of an image by a machine: to check it, to keep it on its own disk, and to try the node
-)
+MOST_READ = 2  # times that a machine fetches an image: for its disk, and one to try the node
 TOLD = ("config.json", "environment.json", "log.txt", "metrics.jsonl")
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(2 * LIMIT_S)]
 
@@ -102,8 +100,7 @@ def test_data_and_storage_on_s3_that_fails_once(
     with FailingServer() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
-        paths = sorted(Path(small_set).rglob("*.*"))
-        for path in paths:
+        for path in Path(small_set).rglob("*.*"):
             name = f"data/{path.relative_to(small_set)}"
             server.client().upload_file(str(path), "bucket", name)
         server.failed = 0
@@ -119,9 +116,10 @@ def test_data_and_storage_on_s3_that_fails_once(
         run.finish(run.start())
         assert server.failed > 100  # every image, and every file of the run
         read = Counter({key: server.asked[key] - before[key] for key in server.asked})
-        images = [read["GET", f"/bucket/data/{path.relative_to(small_set)}"] for path in paths]
+        paths = [path.relative_to(small_set) for path in Path(small_set).rglob("*.jpg")]
+        images = [read["GET", f"/bucket/data/{path}"] for path in paths]
         assert min(images) >= 1
-        assert max(images) <= MOST_READ, images
+        assert max(images) <= MOST_READ
         first = outcome(run.storage)
         assert first == outcome(unbroken)
         run.finish(run.start())  # nothing is left to do
