@@ -57,6 +57,15 @@ def machines(count: int, own: Path) -> Iterator[list[Machine]]:
         yield [_machine(number, switch, own, stack) for number in range(1, count + 1)]
 
 
+def can_be_made() -> bool:
+    """Whether this process may make machines."""
+    try:
+        with machines(1, Path.cwd()) as (machine,):
+            return subprocess.run([*machine.boot, "true"], check=False).returncode == 0
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
 def _machine(number: int, switch: str, own: Path, stack: ExitStack) -> Machine:
     name, cable, address = _network(str(number), stack), f"port{number}", f"{SUBNET}.{number}"
     _ip("-n", switch, "link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", name)

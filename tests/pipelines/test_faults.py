@@ -1,8 +1,6 @@
 """Processes are killed, a node is lost, storage fails: a run ends with the numbers of an unbroken one."""
 
-import os
 import re
-import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -14,7 +12,7 @@ from benchmarks.injection import LIMIT_S, Run, Scene, outcome
 from benchmarks.s3 import FailingServer
 from pipelines.cli import main as reid
 from reid_core.storage import join, read_bytes
-from tests.pipelines.machines import machines
+from tests.pipelines.machines import can_be_made, machines
 from tests.pipelines.own_ray import own_ray, start
 
 MOST_READ = 2  # times that a machine fetches an image: for its disk, and one to try the node
@@ -52,10 +50,9 @@ def test_killed_tasks_and_a_preempted_worker(
     assert outcome(tmp_path) == outcome(unbroken)
 
 
-@pytest.mark.skipif(
-    os.geteuid() != 0 or not shutil.which("ip"), reason="networks of its own need root and iproute2"
-)
 def test_a_machine_cut_off_in_training(unbroken: Path, small_set: str, tmp_path: Path) -> None:
+    if not can_be_made():
+        pytest.skip("networks of its own need root and iproute2")
     with (
         tempfile.TemporaryDirectory(prefix="reid-", dir="/tmp") as own,
         machines(NODES + 1, Path(own)) as (head, *others, spare),
