@@ -29,7 +29,7 @@ from reid_core.data.datasets import synthetic
 GROWTH = {
     "driver": 0.1,
     "train workers": 0.1,
-    "our tasks and actors": 0.3,  # five processes
+    "our tasks and actors": 0.3,  # several processes
     "object store": 0.1,
     "processes (number)": 0.02,
 }  # that is allowed a round; Ray's own processes are shown and not judged

@@ -45,7 +45,6 @@ class RunFolder:
     def __init__(self, storage: str, name: str) -> None:
         self.path = join(storage if "://" in storage else str(Path(storage).resolve()), name)
         self.remote = "://" in storage
-        self.local = Path(self.path)  # of a remote one only while it is open
         self.lines: list[dict[str, Any]] = []
 
     def open(self, config: dict[str, Any], environment: dict[str, Any]) -> None:
@@ -64,10 +63,9 @@ class RunFolder:
         else:
             self.write_json("config.json", config)
         self.write_json("environment.json", environment)
+        self.local = Path(tempfile.mkdtemp(prefix="reid-run-")) if self.remote else Path(self.path)
         if self.remote:
-            self.local = Path(tempfile.mkdtemp(prefix="reid-run-"))
             self._copy_down("metrics.jsonl", "log.txt")
-        self.local.mkdir(parents=True, exist_ok=True)
         metrics = self.local / "metrics.jsonl"
         if metrics.exists():
             self.lines = [json.loads(line) for line in metrics.read_text().splitlines()]
@@ -110,11 +108,8 @@ class RunFolder:
                 (self.local / name).write_bytes(read_bytes(join(self.path, name)))
 
     def write_json(self, name: str, value: Any) -> None:
-        """Write one JSON file atomically, here and in the storage."""
-        content = (json.dumps(value, indent=2) + "\n").encode()
-        write_bytes(self.local / name, content)
-        if self.remote:
-            write_bytes(join(self.path, name), content)
+        """Write one JSON file atomically."""
+        write_bytes(join(self.path, name), (json.dumps(value, indent=2) + "\n").encode())
 
     def add(self, kind: str, line: dict[str, Any]) -> None:
         """Add a line of metrics; the last line of a kind and round wins."""

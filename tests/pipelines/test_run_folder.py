@@ -10,8 +10,10 @@ from reid_core.errors import UsageError
 
 
 def test_nothing_temporary_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("temporary", "here"):
+        (tmp_path / name).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    (tmp_path / "temporary").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     storage = (tmp_path / "runs").as_uri()
     run = RunFolder(storage, "a")
     run.open({"identity": {"seed": 1}}, {})
@@ -19,4 +21,8 @@ def test_nothing_temporary_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "runs/a/log.txt").exists()
     with pytest.raises(UsageError, match="another configuration"):
         RunFolder(storage, "a").open({"identity": {"seed": 2}}, {})
-    assert not list((tmp_path / "temporary").iterdir())
+    assert sorted(path.name for path in tmp_path.rglob("*.json")) == [
+        "config.json",
+        "environment.json",
+    ]
+    assert not [*(tmp_path / "temporary").iterdir(), *(tmp_path / "here").iterdir()]
