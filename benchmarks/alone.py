@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 import torch
 
 from pipelines import train
-from pipelines.blocks import decode_block
-from pipelines.extraction import BlockEmbedder, embed_all
-from pipelines.inputs import open_store, scan_inputs
-from pipelines.meeting import Stage
-from pipelines.progress import Listener
-from pipelines.rounds import Rounds, RunSpec
-from pipelines.run_folder import RunFolder, describe_environment, settings, summarise
-from pipelines.stages import Part
+from pipelines.images.blocks import decode_block
+from pipelines.images.extraction import BlockEmbedder, embed_all
+from pipelines.images.inputs import open_store, scan_inputs
+from pipelines.results.progress import Listener
+from pipelines.results.run_folder import RunFolder, describe_environment, settings, summarise
+from pipelines.run.meeting import Stage
+from pipelines.run.rounds import Rounds, RunSpec
+from pipelines.run.stages import Part
 from reid_core.labelling.engine import Engine
 from reid_core.labelling.tasks import InProcess
 from reid_core.settings import ImageConfig

@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipelines.blocks import block_dataset, decode_block
-from pipelines.extraction import BlockEmbedder, shard_blocks
-from pipelines.runtime import ray_session
+from pipelines.images.blocks import block_dataset, decode_block
+from pipelines.images.extraction import BlockEmbedder, shard_blocks
+from pipelines.nodes.runtime import ray_session
 from reid_core.data.datasets import scan, synthetic
 from reid_core.models.embedder import build_embedder
 from reid_core.settings import ImageConfig, ModelConfig

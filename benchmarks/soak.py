@@ -23,7 +23,7 @@ from scipy.stats import linregress
 
 from benchmarks.rounds import TINY
 from pipelines.cli import main as reid
-from pipelines.runtime import ray_session
+from pipelines.nodes.runtime import ray_session
 from reid_core.data.datasets import synthetic
 
 GROWTH = {

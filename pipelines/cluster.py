@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import tyro
 
-from pipelines.runtime import ray_session
-from pipelines.stages import label_table
-from pipelines.tasks import RayTasks
+from pipelines.nodes.runtime import ray_session
+from pipelines.nodes.tasks import RayTasks
+from pipelines.run.stages import label_table
 from reid_core.errors import UsageError
 from reid_core.labelling.blocks import Blocks
 from reid_core.labelling.clusters import density_labels, eps_graph, labels_of

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import tyro
 
 from pipelines import extract
-from pipelines.inputs import default_cache
-from pipelines.report import result_table
-from pipelines.run_folder import EVALUATION
+from pipelines.images.inputs import default_cache
+from pipelines.results.report import result_table
+from pipelines.results.run_folder import EVALUATION
 from reid_core.errors import UsageError
 from reid_core.evaluation.metrics import evaluate
 from reid_core.evaluation.ranking import CameraFilter, Images

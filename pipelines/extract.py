@@ -14,10 +14,10 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from pipelines.blocks import block_dataset
-from pipelines.extraction import BlockEmbedder
-from pipelines.inputs import default_cache, open_store
-from pipelines.runtime import ray_session
+from pipelines.images.blocks import block_dataset
+from pipelines.images.extraction import BlockEmbedder
+from pipelines.images.inputs import default_cache, open_store
+from pipelines.nodes.runtime import ray_session
 from reid_core.data.datasets import scan
 from reid_core.errors import UsageError
 from reid_core.models.embedder import build_embedder, load_embedder

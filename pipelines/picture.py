@@ -21,7 +21,7 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from pipelines import extract
-from pipelines.stages import labels_path
+from pipelines.run.stages import labels_path
 from reid_core.data.datasets import scan
 from reid_core.data.decode import ImageStore, load
 from reid_core.errors import UsageError

@@ -5,10 +5,10 @@ from typing import Any
 
 import tyro
 
-from pipelines import sweep_labelling, sweep_training
-from pipelines.sweep_job import TrainingSweep
-from pipelines.sweep_labelling import LabellingSweep
-from pipelines.sweep_spaces import Space, find_space, listed
+from pipelines.sweeps import labelling, training
+from pipelines.sweeps.job import TrainingSweep
+from pipelines.sweeps.labelling import LabellingSweep
+from pipelines.sweeps.spaces import Space, find_space, listed
 from pipelines.train import TrainJob, take
 from reid_core import method as contract
 from reid_core.errors import UsageError
@@ -31,18 +31,18 @@ def parse(argv: Sequence[str]) -> tuple[str, str, Space, LabellingSweep | Traini
     title, space = find_space(name, asked or "")
     prog = f"reid sweep {name} --space {title}"
     if title == "labelling":
-        labelling = sweep_labelling.default(name, space)
-        return name, title, space, tyro.cli(LabellingSweep, default=labelling, args=rest, prog=prog)
+        stored = labelling.default(name, space)
+        return name, title, space, tyro.cli(LabellingSweep, default=stored, args=rest, prog=prog)
     if preset not in method.PRESETS:
         raise UsageError(f"{name} has no preset {preset!r}; it has {', '.join(method.PRESETS)}")
     job = TrainJob(method=method.PRESETS[preset].config, name=f"{name}-{preset}-{title}")
-    training = tyro.cli(
+    trained = tyro.cli(
         TrainingSweep[method.Config],  # type: ignore[name-defined]
         default=TrainingSweep(run=job),
         args=rest,
         prog=f"{prog} [--preset {'|'.join(method.PRESETS)}]",
     )
-    return name, title, space, training
+    return name, title, space, trained
 
 
 def _help(text: str) -> SystemExit:
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     """Entry of ``reid sweep``."""
     name, title, space, sweep = parse(argv)
     if isinstance(sweep, LabellingSweep):
-        sweep_labelling.run(sweep)
+        labelling.run(sweep)
     else:
-        sweep_training.run(name, title, space, sweep)
+        training.run(name, title, space, sweep)
     return 0

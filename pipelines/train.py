@@ -16,18 +16,18 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Queue
 
-from pipelines.blocks import DECODE_CPUS, AllRows, block_dataset
-from pipelines.inputs import Images, Inputs, default_cache, look_at, scan_inputs
-from pipelines.meeting import ON_HEAD, Meeting
-from pipelines.network import ProcessGroup
-from pipelines.preflight import check_nodes, wait_for_room
-from pipelines.progress import Listener
-from pipelines.report import result_table
-from pipelines.rounds import RunSpec
-from pipelines.run_folder import RunFolder, describe_environment, settings, summarise
-from pipelines.runtime import STAGE_GPUS, Share, ray_session
-from pipelines.tasks import RayTasks
-from pipelines.worker import worker
+from pipelines.images.blocks import DECODE_CPUS, AllRows, block_dataset
+from pipelines.images.inputs import Images, Inputs, default_cache, look_at, scan_inputs
+from pipelines.nodes.network import ProcessGroup
+from pipelines.nodes.preflight import check_nodes, wait_for_room
+from pipelines.nodes.runtime import STAGE_GPUS, Share, ray_session
+from pipelines.nodes.tasks import RayTasks
+from pipelines.results.progress import Listener
+from pipelines.results.report import result_table
+from pipelines.results.run_folder import RunFolder, describe_environment, settings, summarise
+from pipelines.run.meeting import ON_HEAD, Meeting
+from pipelines.run.rounds import RunSpec
+from pipelines.run.worker import worker
 from reid_core import method as contract
 from reid_core.errors import UsageError
 from reid_core.evaluation.ranking import CameraFilter

@@ -98,7 +98,7 @@ def test_the_loss_of_a_batch_falls(folder: Path) -> None:
 
 def test_its_spaces_pass_the_tests_of_all_spaces(folder: Path) -> None:
     # They load Ray, which the ranks of another test do without.
-    from pipelines.sweep_spaces import spaces
+    from pipelines.sweeps.spaces import spaces
     from tests.tune_spaces import test_spaces
 
     assert set(spaces(NAME)) == {"labelling", "training"}

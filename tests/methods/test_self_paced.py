@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipelines.stages import Labelling, label_stage, labels_path
+from pipelines.run.stages import Labelling, label_stage, labels_path
 from reid_core import method as contract
 from reid_core.distributed import check_equal_on_ranks
 from reid_core.errors import UsageError

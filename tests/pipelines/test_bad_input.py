@@ -12,7 +12,7 @@ from ray.exceptions import WorkerCrashedError
 
 from pipelines import train
 from pipelines.cli import main
-from pipelines.runtime import ray_session
+from pipelines.nodes.runtime import ray_session
 from reid_core.models.embedder import build_embedder, save_embedder
 from reid_core.settings import ImageConfig, ModelConfig
 from reid_core.storage import write_bytes

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.stages import Labelling, label_stage, labels_path
+from pipelines.run.stages import Labelling, label_stage, labels_path
 from pipelines.train import TrainJob, check, parse
 from reid_core import method as contract
 from reid_core.errors import UsageError

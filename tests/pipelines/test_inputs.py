@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from pipelines import inputs
-from pipelines.inputs import open_store, readable
+from pipelines.images import inputs
+from pipelines.images.inputs import open_store, readable
 from reid_core.data.datasets import scan
 
 

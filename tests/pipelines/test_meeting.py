@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
-from pipelines.meeting import Meeting
+from pipelines.run.meeting import Meeting
 
 
 def test_parts_of_dead_attempts_are_not_kept() -> None:

@@ -7,7 +7,7 @@ import psutil
 import pytest
 import ray
 
-from pipelines.network import use_network_of_node
+from pipelines.nodes.network import use_network_of_node
 
 NAME = "GLOO_SOCKET_IFNAME"
 FOUND = {"lo": ["127.0.0.1", "::1"], "eth0": ["10.0.0.7"], "ib0": ["02:00", "10.1.0.7"]}

@@ -15,7 +15,7 @@ from matplotlib.image import imread
 
 from pipelines import picture
 from pipelines.cli import main
-from pipelines.stages import label_table, labels_path
+from pipelines.run.stages import label_table, labels_path
 from reid_core.data.datasets import scan
 from reid_core.labelling.given import given_labels
 from reid_core.method import Batch, Domain, Round, Sizes

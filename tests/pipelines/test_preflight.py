@@ -12,11 +12,11 @@ import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from pipelines import preflight
 from pipelines.__main__ import unmet
-from pipelines.preflight import check_nodes, wait_for_nodes, wait_for_room
-from pipelines.probe import MARK, installed, problems
-from pipelines.runtime import HEADROOM_CPUS, ROOM_CPUS, Node, divide, ray_session
+from pipelines.nodes import preflight
+from pipelines.nodes.preflight import check_nodes, wait_for_nodes, wait_for_room
+from pipelines.nodes.probe import MARK, installed, problems
+from pipelines.nodes.runtime import HEADROOM_CPUS, ROOM_CPUS, Node, divide, ray_session
 from reid_core.errors import UsageError
 from reid_core.storage import write_bytes
 from tests.pipelines.own_ray import LIMIT_S, OwnRay, own_ray, start
@@ -140,7 +140,7 @@ def explained(message: str) -> bool:
 
 
 def test_a_missing_token_is_explained() -> None:
-    words = ["-c", "from pipelines.runtime import ray_session\nwith ray_session(): pass"]
+    words = ["-c", "from pipelines.nodes.runtime import ray_session\nwith ray_session(): pass"]
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/no/such/token"}
     done = subprocess.run(
         [sys.executable, *words],

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from ray.exceptions import RayActorError
 
-from pipelines.progress import Listener, forward_logs
-from pipelines.run_folder import RunFolder, summarise
+from pipelines.results.progress import Listener, forward_logs
+from pipelines.results.run_folder import RunFolder, summarise
 from reid_core.labelling.given import given_labels
 from reid_core.tables import IMAGES, write_table
 
@@ -73,7 +73,7 @@ def test_a_full_disk_fails_the_run_and_keeps_what_was_written(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pipelines.run_folder.write_bytes", full)
+    monkeypatch.setattr("pipelines.results.run_folder.write_bytes", full)
     with (
         pytest.raises(OSError, match="No space left"),
         Listener(Queue(), folder, 2, IMAGES_TABLE) as listener,
@@ -107,7 +107,7 @@ def test_a_long_silence_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr("pipelines.progress.QUIET_S", 0.05)
+    monkeypatch.setattr("pipelines.results.progress.QUIET_S", 0.05)
     folder = opened(tmp_path)
     with Listener(Queue(), folder, 2, IMAGES_TABLE):
         time.sleep(0.5)

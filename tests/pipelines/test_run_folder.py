@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.run_folder import RunFolder
+from pipelines.results.run_folder import RunFolder
 from reid_core.errors import UsageError
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipelines.cli import main
-from pipelines.runtime import make_token
+from pipelines.nodes.runtime import make_token
 from reid_core.checkpoint import load_state
 from reid_core.models.embedder import build_embedder, save_embedder
 from reid_core.presets import DEMO_IMAGES, SMALL_MODEL

@@ -12,8 +12,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from benchmarks.s3 import FailingServer
-from pipelines.progress import Listener
-from pipelines.run_folder import RunFolder
+from pipelines.results.progress import Listener
+from pipelines.results.run_folder import RunFolder
 from reid_core.storage import exists, read_bytes, write_bytes
 from reid_core.tables import LABELS, read_table, write_table
 from tests.pipelines.test_progress import IMAGES_TABLE, ROUND
@@ -77,7 +77,7 @@ def test_a_write_that_failed_once_is_made_good_by_the_next(
             raise left.pop()
         write_bytes(path, content)
 
-    monkeypatch.setattr("pipelines.run_folder.write_bytes", write_later)
+    monkeypatch.setattr("pipelines.results.run_folder.write_bytes", write_later)
     queue: Any = Queue()
     with Listener(queue, folder, 2, IMAGES_TABLE) as listener:
         for number in range(2):

@@ -20,16 +20,19 @@ from matplotlib.image import imread
 from ray import tune
 
 from benchmarks.injection import LIMIT_S
-from pipelines import preflight, sweep_job, sweep_labelling, sweep_training
 from pipelines.cli import main
-from pipelines.inputs import is_evaluated, scan_inputs
-from pipelines.runtime import Node, divide
+from pipelines.images.inputs import is_evaluated, scan_inputs
+from pipelines.nodes import preflight
+from pipelines.nodes.runtime import Node, divide
 from pipelines.sweep import parse
-from pipelines.sweep_job import TrainingSweep, checked, trials_at_once
-from pipelines.sweep_labelling import LabellingSweep, judge
-from pipelines.sweep_report import best, entries, picture, table
-from pipelines.sweep_spaces import choices, find_space, paper_columns, points, spaces, swept
-from pipelines.sweep_trial import rounds
+from pipelines.sweeps import job as sweep_job
+from pipelines.sweeps import labelling as sweep_labelling
+from pipelines.sweeps import training as sweep_training
+from pipelines.sweeps.job import TrainingSweep, checked, trials_at_once
+from pipelines.sweeps.labelling import LabellingSweep, judge
+from pipelines.sweeps.report import best, entries, picture, table
+from pipelines.sweeps.spaces import choices, find_space, paper_columns, points, spaces, swept
+from pipelines.sweeps.trial import rounds
 from pipelines.train import TrainJob
 from reid_core import method as contract
 from reid_core.errors import UsageError

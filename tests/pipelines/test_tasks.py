@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.tasks import QUIET_S, RayTasks
+from pipelines.nodes.tasks import QUIET_S, RayTasks
 from reid_core.errors import UsageError
 from reid_core.evaluation.metrics import evaluate, evaluate_in_tasks
 from tests.evaluation.test_metrics import random_images

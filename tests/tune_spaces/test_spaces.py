@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from pipelines.sweep_spaces import choices, spaces
+from pipelines.sweeps.spaces import choices, spaces
 from reid_core import method as contract
 from reid_core.errors import UsageError
 

@@ -8,10 +8,10 @@ import pyarrow as pa
 import tyro
 from ray import tune
 
-from pipelines.inputs import is_evaluated
-from pipelines.preflight import wait_for_nodes
-from pipelines.runtime import Share, share_out
-from pipelines.sweep_spaces import Space, choices, is_grid, points
+from pipelines.images.inputs import is_evaluated
+from pipelines.nodes.preflight import wait_for_nodes
+from pipelines.nodes.runtime import Share, share_out
+from pipelines.sweeps.spaces import Space, choices, is_grid, points
 from pipelines.train import TrainJob
 from reid_core import method as contract
 from reid_core.errors import UsageError

@@ -19,14 +19,14 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from ray.tune.search.optuna import OptunaSearch
 
 from pipelines import train
-from pipelines.inputs import Inputs, scan_inputs
-from pipelines.meeting import ON_HEAD
-from pipelines.run_folder import RunFolder, describe_environment, settings
-from pipelines.runtime import ray_session
-from pipelines.sweep_job import TrainingSweep, check_metric, checked, trials_at_once
-from pipelines.sweep_report import MEASURES, entries, picture, table
-from pipelines.sweep_spaces import Space, choices, paper_columns, points, swept
-from pipelines.sweep_trial import Progress, trainable
+from pipelines.images.inputs import Inputs, scan_inputs
+from pipelines.nodes.runtime import ray_session
+from pipelines.results.run_folder import RunFolder, describe_environment, settings
+from pipelines.run.meeting import ON_HEAD
+from pipelines.sweeps.job import TrainingSweep, check_metric, checked, trials_at_once
+from pipelines.sweeps.report import MEASURES, entries, picture, table
+from pipelines.sweeps.spaces import Space, choices, paper_columns, points, swept
+from pipelines.sweeps.trial import Progress, trainable
 from reid_core import method as contract
 from reid_core.errors import UsageError
 from reid_core.storage import exists, join, read_bytes, write_bytes

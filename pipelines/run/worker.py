@@ -11,6 +11,6 @@ def worker(config: dict[str, Any]) -> dict[str, str]:
     Returns:
         ``{"stopped": reason}`` where the data or the labels ended the run, else nothing.
     """
-    from pipelines.rank import run_rounds
+    from pipelines.run.rank import run_rounds
 
     return run_rounds(ray.get(config["spec"][0]))

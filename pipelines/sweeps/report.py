@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from pipelines.report import COLUMNS
-from pipelines.sweep_spaces import Column, Point
+from pipelines.results.report import COLUMNS
+from pipelines.sweeps.spaces import Column, Point
 from reid_core.visualisation.png import png
 from reid_core.visualisation.sweep import sweep_figure
 

@@ -15,7 +15,7 @@ import ray
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
 
-from pipelines.blocks import DECODE_CPUS, NO_PROGRESS_S, quiet_ray_data
+from pipelines.images.blocks import DECODE_CPUS, NO_PROGRESS_S, quiet_ray_data
 from reid_core.errors import UsageError
 
 STAGE_CPUS = 0.2  # of a core, reserved for the label and evaluation tasks

@@ -12,11 +12,11 @@ import ray.train.torch
 import torch
 from ray.train.collective import broadcast_from_rank_zero
 
-from pipelines.extraction import BadImages, BlockEmbedder, embed_all, shard_blocks
-from pipelines.meeting import Stage, meet
-from pipelines.progress import forward_logs
-from pipelines.rounds import Rounds, RunSpec, Stopped, alike
-from pipelines.stages import Part
+from pipelines.images.extraction import BadImages, BlockEmbedder, embed_all, shard_blocks
+from pipelines.results.progress import forward_logs
+from pipelines.run.meeting import Stage, meet
+from pipelines.run.rounds import Rounds, RunSpec, Stopped, alike
+from pipelines.run.stages import Part
 from reid_core import distributed
 from reid_core.checkpoint import load_state, save_state
 from reid_core.models.embedder import save_embedder

@@ -95,8 +95,8 @@ class Meeting:
 
 def run_stage(stage_ref: list[ray.ObjectRef], parts: list[ray.ObjectRef]) -> Any:
     """Fetch the stage and the parts, and run its function on them."""
-    from pipelines.progress import forward_logs  # heavy, and not needed by the actor
-    from pipelines.runtime import hide_other_gpus
+    from pipelines.nodes.runtime import hide_other_gpus
+    from pipelines.results.progress import forward_logs  # heavy, and not needed by the actor
     from reid_core.threads import use_threads
 
     stage: Stage = ray.get(stage_ref[0])

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.runtime import ray_session
-from pipelines.sweep_spaces import Space, choices
-from pipelines.tasks import RayTasks
+from pipelines.nodes.runtime import ray_session
+from pipelines.nodes.tasks import RayTasks
+from pipelines.sweeps.spaces import Space, choices
 from reid_core.errors import UsageError
 from reid_core.labelling.clusters import without_singles
 from reid_core.labelling.dbscan import dbscan

@@ -7,7 +7,7 @@ import numpy as np
 import ray.data
 import torch
 
-from pipelines.blocks import PAD
+from pipelines.images.blocks import PAD
 from reid_core.data.transforms import standardise
 from reid_core.models.embedder import Embedder
 from reid_core.settings import ImageConfig

@@ -189,7 +189,7 @@ def describe_environment(**more: Any) -> dict[str, Any]:
     ``revision`` is git's, null where the code came without ``.git`` as in a job; ``code`` is the same in both.
     """
     try:
-        root = Path(__file__).parent.parent
+        root = Path(__file__).parents[2]
         git = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
         revision = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -208,7 +208,7 @@ def describe_environment(**more: Any) -> dict[str, Any]:
 
 def code_fingerprint() -> str:
     """32 hex digits over the Python files of the three packages."""
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(p for name in CODE for p in (root / name).rglob("*.py")):
         content = path.read_bytes()

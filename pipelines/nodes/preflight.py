@@ -15,10 +15,10 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.blocks import DECODE_CPUS
-from pipelines.probe import MARK, installed, problems
-from pipelines.run_folder import PACKAGES
-from pipelines.runtime import MIN_WORKER_CPUS, ROOM_CPUS, WORKER_GPUS, Share, share_out
+from pipelines.images.blocks import DECODE_CPUS
+from pipelines.nodes.probe import MARK, installed, problems
+from pipelines.nodes.runtime import MIN_WORKER_CPUS, ROOM_CPUS, WORKER_GPUS, Share, share_out
+from pipelines.results.run_folder import PACKAGES
 from reid_core.errors import UsageError
 from reid_core.storage import join, open_folder, write_bytes
 

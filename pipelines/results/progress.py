@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from ray.util.queue import Queue
 from tqdm import tqdm
 
-from pipelines.run_folder import RunFolder
+from pipelines.results.run_folder import RunFolder
 from reid_core.labelling.quality import clustering_quality
 from reid_core.method import Labels
 from reid_core.tables import LABELS, read_table

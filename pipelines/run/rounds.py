@@ -14,10 +14,10 @@ import ray
 import torch
 from ray.util.queue import Queue
 
-from pipelines.extraction import BlockEmbedder
-from pipelines.meeting import Stage
-from pipelines.runtime import STAGE_CPUS, STAGE_GPUS
-from pipelines.stages import Labelling, Part, evaluation_stage, label_stage, labels_path
+from pipelines.images.extraction import BlockEmbedder
+from pipelines.nodes.runtime import STAGE_CPUS, STAGE_GPUS
+from pipelines.run.meeting import Stage
+from pipelines.run.stages import Labelling, Part, evaluation_stage, label_stage, labels_path
 from reid_core import distributed, method
 from reid_core.data.decode import ImageStore
 from reid_core.data.loader import BatchLoader, TrainImages

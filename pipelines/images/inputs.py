@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import ray
 from tqdm import tqdm
 
-from pipelines.blocks import DECODE_CPUS, NO_PROGRESS_S
+from pipelines.images.blocks import DECODE_CPUS, NO_PROGRESS_S
 from reid_core.data.check import unreadable
 from reid_core.data.datasets import Found, scan
 from reid_core.data.decode import ImageStore

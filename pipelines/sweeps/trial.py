@@ -14,8 +14,8 @@ from typing import Any
 import ray
 from ray import tune
 
-from pipelines.meeting import ON_HEAD
-from pipelines.sweep_report import MEASURES
+from pipelines.run.meeting import ON_HEAD
+from pipelines.sweeps.report import MEASURES
 from pipelines.train import TrainJob, run
 from reid_core.storage import exists, join, read_bytes
 

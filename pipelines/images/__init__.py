@@ -1,0 +1,1 @@
+"""Images of a run: scanned, looked at, decoded in blocks and embedded."""

@@ -1,0 +1,1 @@
+"""Ray and the machines of its cluster: started, asked, shared out, and given tasks."""

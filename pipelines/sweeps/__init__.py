@@ -1,0 +1,1 @@
+"""Sweeps: spaces, trials and their tables."""
