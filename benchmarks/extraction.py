@@ -17,10 +17,11 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from pipelines.images.blocks import block_dataset, decode_block
+from pipelines.images.blocks import block_dataset, block_rows, read_block
 from pipelines.images.extraction import BlockEmbedder, shard_blocks
 from pipelines.nodes.runtime import ray_session
 from reid_core.data.datasets import scan, synthetic
+from reid_core.data.decode import ImageStore
 from reid_core.models.embedder import build_embedder
 from reid_core.settings import ImageConfig, ModelConfig
 
@@ -29,11 +30,8 @@ def plain_blocks(
     images: pa.Table, root: str, config: ImageConfig, size: int
 ) -> Iterator[dict[str, Any]]:
     """Blocks as ``block_dataset`` gives them, decoded here, one after the other."""
-    rows = images.sort_by("image_id")
-    for start in range(0, len(rows), size):
-        part = rows.slice(start, size)
-        row = {name: part.column(name).to_pylist() for name in ("image_id", "path")}
-        yield decode_block(
+    for row in block_rows(images, size):
+        yield read_block(
             row, root=root, cache=None, height=config.height, width=config.width, size=size
         )
 
@@ -70,7 +68,11 @@ def main() -> None:
         embed = BlockEmbedder(build_embedder(model, bn_group=1), config, torch.device("cpu"))
         with ray_session():
             dataset = block_dataset(
-                images, found.root, None, height=config.height, width=config.width, size=asked.block
+                images,
+                ImageStore(found.root),
+                height=config.height,
+                width=config.width,
+                size=asked.block,
             )
             plain = rate(plain_blocks(images, found.root, config, asked.block), embed)
             (shard,) = dataset.streaming_split(1, equal=False)

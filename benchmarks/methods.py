@@ -3,7 +3,7 @@
 ``python -m benchmarks.methods --data synthetic --storage runs/methods`` draws the synthetic set and trains every
 method by its preset ``demo``; with ``--data FOLDER``, Omniglot in Market layout, by its preset ``omniglot``. Rounds,
 steps and batch size are the same for all. Each run makes the rounds of ``reid train`` in this process, without Ray
-(``benchmarks.alone``), and one that has finished in ``--storage`` is not repeated: the same command goes on where it
+(``--local``), and one that has finished in ``--storage`` is not repeated: the same command goes on where it
 stopped. After a change of the code or the presets give another ``--storage``.
 
 Accuracies are of the test identities, before the first step and after the last one. ARI (outliers are clusters of
@@ -13,17 +13,16 @@ standard deviation over seeds. A note says where a seed ended below its start, a
 """
 
 import argparse
-import json
 import logging
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import alone
+from pipelines.cli import main as reid
+from pipelines.results.saved_run import SavedRun
 from reid_core import method as contract
 from reid_core.data.datasets import synthetic
-from reid_core.threads import use_threads
 
 BASELINE = "cluster_contrast"
 COLUMNS = {
@@ -45,18 +44,19 @@ Outcome = dict[str, float]
 
 def read(run: Path) -> Outcome:
     """What a finished run left, by column; a column is missing where the run could not know it."""
-    result = json.loads((run / "result.json").read_text())
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    steps = json.loads((run / "config.json").read_text())["job"]["method"]["steps"]
-    last = {e["kind"]: e for e in sorted(lines, key=lambda e: e["round"])}
-    train_s = statistics.median(e["seconds_train"] for e in lines if e["kind"] == "round")
+    saved = SavedRun.open(str(run))
+    result, steps = saved.result, saved.job["method"]["steps"]
+    assert result, f"{run} has not ended"
+    last = {kind: saved.of_kind(kind)[-1] for kind in ("round", "evaluation")}
+    quality = (saved.of_kind("quality") or [{}])[-1]
+    train_s = statistics.median(e["seconds_train"] for e in saved.of_kind("round"))
     known = {
         "mAP first": result["first"]["mAP"],
         "mAP last": result["last"]["mAP"],
         "R1 first": result["first"]["rank1"],
         "R1 last": result["last"]["rank1"],
-        "ARI": last["quality"].get("ari_singletons"),
-        "purity": last["quality"].get("purity_clustered"),
+        "ARI": quality.get("ari_singletons"),
+        "purity": quality.get("purity_clustered"),
         "teacher": last["evaluation"].get("mAP_teacher"),
     }
     shares = {name: 100 * value for name, value in known.items() if value is not None}
@@ -135,10 +135,7 @@ def finished(method: str, seed: int, data: str, asked: argparse.Namespace) -> Ou
     run = Path(asked.storage) / name
     if not (run / "result.json").exists():
         flags = [str(word) for pair in words.items() for word in pair]
-        try:
-            alone.run([method, *flags])
-        except (ValueError, OSError) as error:
-            logger.error("%s failed: %s", name, error)
+        if reid(["train", method, *flags, "--local", "--cache", ""]) != 0:  # it has said why
             return None
     return read(run)
 
@@ -155,14 +152,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=30, help="of a round")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     data = asked.data
     if data == "synthetic":
         data = synthetic.draw(str(Path(asked.storage) / "synthetic"))
     outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in asked.methods}
-    use_threads(asked.threads)
     for seed in asked.seeds:  # every method once before the second seed
         for method in asked.methods:
             outcome = finished(method, seed, data, asked)

@@ -139,7 +139,7 @@ def main() -> int:
         command = ["train", "cluster_contrast", "--preset", "demo", "--data", data, *TINY]
         command += ["--storage", name, "--name", "soak", "--rounds", str(rounds)]
         command += ["--eval-every", "5"]
-        with ray_session():
+        with ray_session(dashboard=True):
             watcher.start()
             try:
                 assert reid(command) == 0

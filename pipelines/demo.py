@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 from pipelines import train
+from pipelines.run.job import TrainJob
 from reid_core import method as contract
 from reid_core.data.datasets import synthetic
 
@@ -20,10 +21,12 @@ class DemoJob:
     """Folder for the data (OUT/demo-data) and the run (OUT/demo)."""
     method: str = "cluster_contrast"
     """Any method; its preset `demo` is used."""
+    local: bool = False
+    """Run in this process, without Ray: the quick look, with the same result."""
     workers: int = 1
-    """Train workers; the result does not depend on it."""
+    """Number of train workers; the result does not depend on it."""
     seed: int = 1
-    """Of every random draw of the run."""
+    """Seed of every random draw of the run."""
 
 
 def run(job: DemoJob) -> dict[str, Any]:
@@ -33,8 +36,9 @@ def run(job: DemoJob) -> dict[str, Any]:
     preset = contract.load(job.method).PRESETS["demo"]
     return train.run(
         job.method,
-        train.TrainJob(
+        TrainJob(
             method=preset.config,
+            local=job.local,
             data=data,
             storage=job.out,
             name="demo" if job.method == "cluster_contrast" else f"demo-{job.method}",

@@ -16,10 +16,11 @@ from pipelines import extract
 from pipelines.images.inputs import default_cache
 from pipelines.results.report import result_table
 from pipelines.results.run_folder import EVALUATION
+from pipelines.results.saved_run import SavedRun
 from reid_core.errors import UsageError
 from reid_core.evaluation.metrics import evaluate
 from reid_core.evaluation.ranking import CameraFilter, Images
-from reid_core.storage import exists, join, read_bytes, write_bytes
+from reid_core.storage import exists, write_bytes
 from reid_core.tables import read_features
 
 logger = logging.getLogger(__name__)
@@ -96,23 +97,12 @@ def run(job: EvaluateJob) -> dict[str, Any]:
 
 def _of_run(job: EvaluateJob) -> tuple[EvaluateJob, int | None]:
     """The job with weights, data, layout and filter of its run, and the finished rounds."""
-    config = join(job.run, "config.json")
-    if not exists(config):
-        raise UsageError(
-            f"{job.run}: no run lies here (config.json is missing); give STORAGE/NAME of `reid train`"
-        )
-    trained = json.loads(read_bytes(config))["job"]
-    weights = join(job.run, "last.safetensors")
-    if not exists(weights):
-        raise UsageError(
-            f"{job.run}: no evaluation yet, so last.safetensors is missing; let it go on"
-        )
+    trained = SavedRun.open(job.run)
     if not job.data:
-        own = {name: trained[name] for name in ("data", "layout", "camera_filter")}
+        own = {name: trained.job[name] for name in ("data", "layout", "camera_filter")}
         job = replace(job, **own)
-    result = join(job.run, "result.json")
-    number = json.loads(read_bytes(result))["last"]["round"] if exists(result) else None
-    return replace(job, checkpoint=weights), number
+    number = trained.result["last"]["round"] if trained.result else None
+    return replace(job, checkpoint=trained.weights()), number
 
 
 def _extracted(job: EvaluateJob) -> tuple[pa.Table, pa.Table]:

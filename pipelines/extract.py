@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import ray
 import torch
 import tyro
-from tqdm import tqdm
 
-from pipelines.images.blocks import block_dataset
+from pipelines.images.blocks import block_dataset, told_when_stuck
 from pipelines.images.extraction import BlockEmbedder
 from pipelines.images.inputs import default_cache, open_store
 from pipelines.nodes.runtime import ray_session
+from pipelines.results.bar import Bar
 from reid_core.data.datasets import scan
 from reid_core.errors import UsageError
 from reid_core.models.embedder import build_embedder, load_embedder
@@ -94,7 +94,7 @@ def run(job: ExtractJob) -> int:
         raise UsageError(
             f"{job.data}: no images of split {job.split!r}; `reid scan` tells which there are"
         )
-    with ray_session():
+    with ray_session(), told_when_stuck():
         if job.gpu and ray.cluster_resources().get("GPU", 0) < job.workers:
             raise UsageError(
                 f"--gpu needs {job.workers} GPUs; the cluster has fewer. Leave --gpu out or lower --workers"
@@ -102,8 +102,7 @@ def run(job: ExtractJob) -> int:
         store = open_store(found.root, found.fingerprint, job.cache)
         dataset = block_dataset(
             chosen,
-            store.root,
-            store.folder,
+            store,
             height=job.images.height,
             width=job.images.width,
             size=job.block,
@@ -122,7 +121,7 @@ def _write(dataset: ray.data.Dataset, images: Any, job: ExtractJob) -> int:
     written, failed, writer = 0, [], None
     with (
         atomic_path(job.out) as (filesystem, temporary),
-        tqdm(total=len(images), unit="img", disable=None) as bar,
+        Bar("embedding images", len(images)) as bar,
     ):
         for batch in dataset.iter_batches(batch_size=1, batch_format="numpy"):
             image_id, feature = np.asarray(batch["image_id"][0]), np.asarray(batch["feature"][0])

@@ -3,13 +3,12 @@
 N training images, M images drawn, D feature size.
 """
 
-import json
 import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +20,7 @@ from torch import Tensor
 from tyro.conf import Positional
 
 from pipelines import extract
+from pipelines.results.saved_run import SavedRun
 from pipelines.run.stages import labels_path
 from reid_core.data.datasets import scan
 from reid_core.data.decode import ImageStore, load
@@ -33,7 +33,7 @@ from reid_core.losses.sample_extension import (
 from reid_core.memory.updates import class_means
 from reid_core.method import Labels
 from reid_core.seeding import generator
-from reid_core.storage import exists, join, read_bytes, write_bytes
+from reid_core.storage import exists, join, write_bytes
 from reid_core.tables import IMAGES, LABELS, feature_matrix, read_features, read_table
 from reid_core.visualisation.hierarchy import hierarchy_figure, members, most_divided
 from reid_core.visualisation.png import png
@@ -80,27 +80,6 @@ class PictureJob:
     """Of the map."""
 
 
-class Run(NamedTuple):
-    """A run folder and what it says of itself."""
-
-    folder: str
-    method: str
-    job: dict[str, Any]
-    lines: list[dict[str, Any]]  # of metrics.jsonl
-
-    @property
-    def evaluated(self) -> int:
-        """The rounds before the last evaluation, which are those before ``last.safetensors``.
-
-        Raises:
-            UsageError: there is none yet.
-        """
-        rounds = [line["round"] for line in self.lines if line["kind"] == "evaluation"]
-        if not rounds:
-            raise UsageError(f"{self.folder}: no evaluation yet; let the run go on")
-        return max(rounds)
-
-
 def run(job: PictureJob) -> str:
     """Write the picture and return its path.
 
@@ -109,7 +88,7 @@ def run(job: PictureJob) -> str:
         ValueError: the features are not those of the run, or an image cannot be read.
     """
     check(job)
-    runs = [open_run(folder) for folder in job.runs]
+    runs = [SavedRun.open(folder) for folder in job.runs]
     if job.what == "quality":
         picture = _quality(runs)
     else:
@@ -139,26 +118,9 @@ def check(job: PictureJob) -> None:
         raise UsageError(f"--most {job.most}; must be at least 2, 32 is usual")
 
 
-def open_run(folder: str) -> Run:
-    """Read the settings and metrics of a run.
-
-    Raises:
-        UsageError: no run lies there.
-    """
-    config, metrics = join(folder, "config.json"), join(folder, "metrics.jsonl")
-    if not exists(config):
-        raise UsageError(
-            f"{folder}: no run lies here (config.json is missing); give STORAGE/NAME of `reid train`"
-        )
-    saved = json.loads(read_bytes(config))
-    text = read_bytes(metrics).decode() if exists(metrics) else ""
-    lines = [json.loads(line) for line in text.splitlines()]
-    return Run(folder, saved["identity"]["method_name"], saved["job"], lines)
-
-
-def _quality(runs: list[Run]) -> bytes:
+def _quality(runs: list[SavedRun]) -> bytes:
     for one in runs:
-        if not any(line["kind"] == "quality" for line in one.lines):
+        if not one.of_kind("quality"):
             raise UsageError(
                 f"{one.folder}: metrics.jsonl has no quality of labels: the training images have no ids, or "
                 "no round is done yet"
@@ -173,7 +135,7 @@ def names_of(folders: Sequence[str]) -> list[str]:
     return names if len(set(names)) == len(names) else list(folders)
 
 
-def _hierarchy(job: PictureJob, of: Run) -> bytes:
+def _hierarchy(job: PictureJob, of: SavedRun) -> bytes:
     labels, path_N = _labels(of)
     if labels.label.shape[1] < 2:
         raise UsageError(
@@ -188,7 +150,7 @@ def _hierarchy(job: PictureJob, of: Run) -> bytes:
     return png(hierarchy_figure(labels.label, labels.image_id, drawn, images))
 
 
-def _tsne(job: PictureJob, of: Run) -> bytes:
+def _tsne(job: PictureJob, of: SavedRun) -> bytes:
     labels, path_N = _labels(of)
     label_N = labels.label[:, -1]
     _known(job.clusters, label_N, "cluster")
@@ -209,7 +171,7 @@ def _tsne(job: PictureJob, of: Run) -> bytes:
     return png(tsne_figure(place[:count], group_N[row_M], place[count:], group_S, kind=kind))
 
 
-def _labels(of: Run) -> tuple[Labels, pa.ChunkedArray]:
+def _labels(of: SavedRun) -> tuple[Labels, pa.ChunkedArray]:
     """The labels at the last evaluation and the paths of their images, both in image id order.
 
     The objective's own label bank at that moment is among them, where it has one: every round's table
@@ -241,13 +203,13 @@ def _thinned(row_M: np.ndarray, most: int) -> np.ndarray:
     return row_M[np.linspace(0, len(row_M) - 1, min(len(row_M), most)).round().astype(int)]
 
 
-def _data(job: PictureJob, of: Run) -> tuple[str, str]:
+def _data(job: PictureJob, of: SavedRun) -> tuple[str, str]:
     """Root and layout of the images."""
     return (job.data, "auto") if job.data else (of.job["data"], of.job["layout"])
 
 
 def _images(
-    job: PictureJob, of: Run, row_M: np.ndarray, path_N: pa.ChunkedArray
+    job: PictureJob, of: SavedRun, row_M: np.ndarray, path_N: pa.ChunkedArray
 ) -> dict[int, np.ndarray]:
     """The images (height, width, 3) uint8 by row, as large as the network sees them."""
     size = of.job["method"]["images"]
@@ -260,7 +222,7 @@ def _images(
     }
 
 
-def _features(job: PictureJob, of: Run, path_N: pa.ChunkedArray) -> pa.Table:
+def _features(job: PictureJob, of: SavedRun, path_N: pa.ChunkedArray) -> pa.Table:
     """FEATURES of the run's training images, in image id order: those given, or by its last weights."""
     if job.features and not exists(job.features):
         raise UsageError(f"{job.features}: no such file; give a FEATURES table of `reid extract`")
@@ -274,15 +236,15 @@ def _features(job: PictureJob, of: Run, path_N: pa.ChunkedArray) -> pa.Table:
     return table
 
 
-def _extracted(job: PictureJob, of: Run) -> pa.Table:
+def _extracted(job: PictureJob, of: SavedRun) -> pa.Table:
     with tempfile.TemporaryDirectory(prefix="reid-features-") as folder:
         out = str(Path(folder) / "features.parquet")
-        weights, (data, layout) = join(of.folder, "last.safetensors"), _data(job, of)
-        extract.run(extract.ExtractJob(data=data, layout=layout, out=out, weights=weights))
+        data, layout = _data(job, of)
+        extract.run(extract.ExtractJob(data=data, layout=layout, out=out, weights=of.weights()))
         return read_features(out)
 
 
-def _supports(of: Run, x_ND: Tensor, label_N: Tensor, row_M: np.ndarray) -> Tensor:
+def _supports(of: SavedRun, x_ND: Tensor, label_N: Tensor, row_M: np.ndarray) -> Tensor:
     """Support samples (M, K, D) of clustered images, as ise draws them when the next round starts; else K = 0.
 
     Those of other runs are none. ``random`` directions are drawn anew, they lie in no file.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import tyro
-from tqdm import tqdm
 from tyro.conf import Positional
 
+from pipelines.results.bar import Bar
 from reid_core.data.check import query_problems, subset_table, unreadable
 from reid_core.data.datasets import Found, scan
 from reid_core.data.decode import ImageStore
@@ -74,9 +74,8 @@ def _queries(alone: pa.Table) -> list[str]:
 def _broken(found: Found) -> list[tuple[str, str]]:
     paths = found.images["path"].to_pylist()
     store = ImageStore(found.root, cache=None)
-    return unreadable(
-        paths, store.read, progress=lambda steps: tqdm(steps, "decode", len(paths), unit="image")
-    )
+    with Bar("reading images", len(paths)) as bar:
+        return unreadable(paths, store.read, progress=bar.over)
 
 
 def _say(lines: Iterable[str]) -> None:

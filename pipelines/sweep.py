@@ -5,11 +5,12 @@ from typing import Any
 
 import tyro
 
+from pipelines.run.job import TrainJob
 from pipelines.sweeps import labelling, training
 from pipelines.sweeps.job import TrainingSweep
 from pipelines.sweeps.labelling import LabellingSweep
 from pipelines.sweeps.spaces import Space, find_space, listed
-from pipelines.train import TrainJob, take
+from pipelines.train import take
 from reid_core import method as contract
 from reid_core.errors import UsageError
 

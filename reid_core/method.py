@@ -324,3 +324,23 @@ def scheduler(
 def _step_lr(config: Any, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
     every = counted(config.optim.step_rounds, config.rounds)
     return torch.optim.lr_scheduler.StepLR(optimizer, every, config.optim.decay)
+
+
+def takes_source(method: Method) -> bool:
+    """Whether a labelled source set is of use to the method."""
+    return getattr(method, "TAKES_SOURCE", True)
+
+
+def memory_rows(objective: Any) -> Tensor | None:
+    """Rows."""
+    return getattr(objective, "features", lambda: None)()
+
+
+def online_labels(objective: Any) -> Tensor | None:
+    """Labels."""
+    return getattr(objective, "labels", lambda: None)()
+
+
+def networks(objective: Any) -> dict[str, nn.Module]:
+    """Networks."""
+    return getattr(objective, "embedders", dict)()

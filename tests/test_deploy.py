@@ -15,6 +15,7 @@ from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from pipelines import train
+from pipelines.run.job import check
 
 ROOT = Path(__file__).parents[1]
 LAUNCHER = ["cluster.yaml", "deploy/cluster-onprem.yaml"]
@@ -192,7 +193,7 @@ def test_the_command_of_the_ray_job_fits_its_cluster(manifests, cluster):
     assert (python, module, verb) == ("python", "pipelines", "train")
     _, parsed = train.parse(argv)
     assert parsed is not None
-    job = train.check(parsed)
+    job = check(parsed)
     assert job.gpu
     ready = {group["groupName"]: group["replicas"] for group in cluster["workerGroupSpecs"]}
     assert job.workers <= sum(gpus(pods(cluster)[name]) * n for name, n in ready.items())

@@ -1,34 +1,42 @@
-"""Fixed blocks of images as a Ray Data set, decoded on any CPU, each given to exactly one rank.
+"""Fixed blocks of images, decoded on any CPU as a Ray Data set or in this process.
 
-One row of the dataset is one block is one embedding batch, whichever process gets it: a feature then does
-not depend on how Ray splits the work. n images a block (the last one padded).
+One block is one embedding batch, whichever process gets it: a feature then does not depend on how the work is
+split. n images a block (the last one padded).
 
-Ray's own actors unpickle what stands here, a process each: the heavy imports are inside the function that
-needs them, which keeps the start of a run short.
+Ray's own actors unpickle what stands here, a process each: the heavy imports are inside the functions that need
+them, which keeps the start of a run short.
 """
 
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import ray.data
-from ray.train import DataConfig
 
-DECODE_CPUS = 0.5  # of a core, a decode task: two a core keep it busy while one waits for bytes
+from pipelines.nodes.share import DECODE_CPUS
+
+if TYPE_CHECKING:
+    import ray.data
+
+    from reid_core.data.decode import ImageStore
+
 NO_PROGRESS_S = 300  # Ray Data gives up when nothing moved for so long; its own default is 1800
 PAD = -1  # image id of a padded place
 
 
 def block_dataset(
-    images: pa.Table, root: str, cache: str | None, *, height: int, width: int, size: int
-) -> ray.data.Dataset:
+    images: pa.Table, store: "ImageStore", *, height: int, width: int, size: int
+) -> "ray.data.Dataset":
     """A dataset of decoded blocks of ``size`` images, in ``image_id`` order.
 
     Args:
         images: IMAGES.
-        root: of their paths.
-        cache: folder of each node's disk that keeps encoded images, see ``ImageStore``.
+        store: of their paths.
         height: of the decoded images, pixels.
         width: likewise.
         size: n.
@@ -37,29 +45,56 @@ def block_dataset(
         Rows of ``image_id`` (n,) int64 (PAD in padded places), ``image`` (n, 3, height, width) uint8, ``error``
         (n,) string, empty where the image was read.
     """
-    rows = images.select(["image_id", "path"]).sort_by("image_id")
-    blocks = [
-        pa.table(
-            {
-                "image_id": [rows.column("image_id").slice(start, size).to_pylist()],
-                "path": [rows.column("path").slice(start, size).to_pylist()],
-            }
-        )
-        for start in range(0, len(rows), size)
-    ]
-    decode = partial(decode_block, root=root, cache=cache, height=height, width=width, size=size)
-    return ray.data.from_arrow(blocks).map(decode, num_cpus=DECODE_CPUS)
+    import ray.data
+
+    quiet_ray_data()
+    blocks = [pa.table({name: [row[name]] for name in row}) for row in block_rows(images, size)]
+    read = partial(
+        read_block, root=store.root, cache=store.folder, height=height, width=width, size=size
+    )
+    return ray.data.from_arrow(blocks).map(partial(decode_block, read=read), num_cpus=DECODE_CPUS)
 
 
 def decode_block(
+    row: dict[str, Any], read: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """``read`` a block in one thread, as there are as many such tasks as cores."""
+    import torch
+
+    torch.set_num_threads(1)
+    return read(row)
+
+
+def blocks_here(
+    images: pa.Table, store: "ImageStore", *, height: int, width: int, size: int
+) -> Iterator[dict[str, Any]]:
+    """The rows of ``block_dataset``, decoded in threads of this process while earlier ones are in use."""
+    read = partial(
+        read_block, root=store.root, cache=store.folder, height=height, width=width, size=size
+    )
+    threads = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[dict[str, Any]]] = deque()
+        for row in block_rows(images, size):
+            waiting.append(pool.submit(read, row))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def block_rows(images: pa.Table, size: int) -> list[dict[str, Any]]:
+    """Ids and paths of each block of ``size`` images, in ``image_id`` order; the last one may be shorter."""
+    rows = images.select(["image_id", "path"]).sort_by("image_id")
+    return [rows.slice(start, size).to_pydict() for start in range(0, len(rows), size)]
+
+
+def read_block(
     row: dict[str, Any], *, root: str, cache: str | None, height: int, width: int, size: int
 ) -> dict[str, Any]:
     """Read and decode the images of one block; a bad one is black and has its reason in ``error``."""
-    import torch
-
     from reid_core.data.decode import ImageStore, load
 
-    torch.set_num_threads(1)
     store = ImageStore(root, cache)
     image_id = np.full(size, PAD, dtype=np.int64)
     image_id[: len(row["path"])] = row["image_id"]
@@ -73,33 +108,27 @@ def decode_block(
     return {"image_id": image_id, "image": image, "error": error}
 
 
-class AllRows(DataConfig):
-    """Give every row to exactly one rank; Ray Train's own splits are of equal length and drop rows."""
-
-    def configure(
-        self,
-        datasets: dict[str, ray.data.Dataset],
-        world_size: int,
-        worker_handles: Any,
-        worker_node_ids: Any,
-        **kwargs: Any,
-    ) -> list[dict[str, ray.data.DataIterator]]:
-        """One ``streaming_split(equal=False)`` a dataset."""
-        shards: list[dict[str, ray.data.DataIterator]] = [{} for _ in range(world_size)]
-        for name, dataset in datasets.items():
-            dataset.set_name(name)
-            copy = dataset.copy(dataset)
-            copy.context.execution_options = self._resolve_execution_options(name)
-            split = copy.streaming_split(world_size, equal=False, locality_hints=worker_node_ids)
-            for rank, shard in enumerate(split):
-                shards[rank][name] = shard
-        return shards
-
-
 def quiet_ray_data() -> None:
     """Settings of Ray Data in this process: no bars and no prints of its own, and no endless waits."""
+    import ray.data
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_S  # type: ignore[attr-defined]
+
+
+@contextmanager
+def told_when_stuck() -> Iterator[None]:
+    """Ray Data's own error of a standstill as one line."""
+    import ray
+    from ray.data.exceptions import ExecutionTimeoutError
+
+    try:
+        yield
+    except ExecutionTimeoutError as error:
+        raise TimeoutError(
+            f"no image was read or embedded for {NO_PROGRESS_S:g} s; the cluster has free: "
+            f"{ray.available_resources()}; wait until others have left it, or give it more nodes"
+        ) from error

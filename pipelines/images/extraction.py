@@ -1,16 +1,18 @@
 """Blocks of images to features: the embedding that a rank, a replica or a plain loop runs. D feature size."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import ray.data
 import torch
 
 from pipelines.images.blocks import PAD
 from reid_core.data.transforms import standardise
 from reid_core.models.embedder import Embedder
 from reid_core.settings import ImageConfig
+
+if TYPE_CHECKING:
+    import ray.data
 
 
 class BadImages(ValueError):
@@ -47,21 +49,37 @@ class BlockEmbedder:
 
 
 def embed_all(
-    blocks: Iterable[dict[str, Any]], embed: BlockEmbedder
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    blocks: Iterable[dict[str, Any]],
+    embed: BlockEmbedder,
+    tell: Callable[[int], None] = lambda _: None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Embed every block of an iterable.
 
+    Args:
+        blocks: rows of ``block_dataset``.
+        embed: the network.
+        tell: is called with the number of images embedded so far.
+
     Returns:
-        image ids (m,) int64, features (m, D) float32 (no rows where there was no block) and errors.
+        image ids (m,) int64 and features (m, D) float32; no rows where there was no block.
+
+    Raises:
+        BadImages: an image could not be read; names some.
     """
-    parts = [embed(block) for block in blocks]
+    parts, count = [], 0
+    for block in blocks:
+        parts.append(embed(block))
+        count += len(parts[-1]["image_id"])
+        tell(count)
+    if errors := [message for p in parts for message in p["error"]]:
+        raise BadImages(f"{len(errors)} images were readable before and are not now: {errors[:3]}")
     dim = embed.embedder.dim
     image_id = np.concatenate([np.empty(0, np.int64), *(p["image_id"] for p in parts)])
     feature = np.concatenate([np.empty((0, dim), np.float32), *(p["feature"] for p in parts)])
-    return image_id, feature, [message for p in parts for message in p["error"]]
+    return image_id, feature
 
 
-def shard_blocks(shard: ray.data.DataIterator) -> Iterator[dict[str, Any]]:
+def shard_blocks(shard: "ray.data.DataIterator") -> Iterator[dict[str, Any]]:
     """The blocks of a rank's shard, one after the other."""
     for batch in shard.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=2):
         yield {str(name): column[0] for name, column in batch.items()}

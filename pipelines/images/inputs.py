@@ -1,24 +1,23 @@
-"""The images of a run: scanned, looked at once on all CPUs, and sorted into target, source and test."""
+"""The images of a run: scanned, looked at once, and sorted into target, source and test."""
 
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-from tqdm import tqdm
 
-from pipelines.images.blocks import DECODE_CPUS, NO_PROGRESS_S
-from reid_core.data.check import unreadable
 from reid_core.data.datasets import Found, scan
 from reid_core.data.decode import ImageStore
 from reid_core.errors import UsageError
 from reid_core.tables import SOURCE_ID
 
-CHUNK = 256  # images one task looks at
+Look = Callable[[ImageStore, list[str]], list[tuple[str, str]]]
+"""Reads and decodes images; paths and reasons of those that cannot be."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -74,15 +73,15 @@ def scan_inputs(data: str, source: str, layout: str, cache: str) -> Inputs:
     return Inputs(found=found, cache=cache)
 
 
-def look_at(inputs: Inputs) -> Images:
-    """Decode every image once, on all CPUs of the cluster, and leave out those that cannot be read.
+def look_at(inputs: Inputs, look: Look) -> Images:
+    """Decode every image once and leave out those that cannot be read, which are logged.
 
     Raises:
         ValueError: none of the training images can be read.
     """
     data = inputs.found["data"]
     store = open_store(data.root, data.fingerprint, inputs.cache)
-    images, left_out = readable(data.images, store)
+    images, left_out = readable(data.images, store, look)
     tables, stores = {"target": _of(images, "train")}, {"target": store, "test": store}
     test = _of(images, "query", "gallery")
     if is_evaluated(images):
@@ -92,7 +91,7 @@ def look_at(inputs: Inputs) -> Images:
     if "source" in inputs.found:
         source = inputs.found["source"]
         stores["source"] = open_store(source.root, source.fingerprint, inputs.cache)
-        train, bad = readable(_of(source.images, "train"), stores["source"])
+        train, bad = readable(_of(source.images, "train"), stores["source"], look)
         left_out += bad
         shifted = pa.array(train.column("image_id").to_numpy() + SOURCE_ID)
         tables["source"] = train.set_column(0, train.schema.field("image_id"), shifted)
@@ -114,34 +113,12 @@ def _of(images: pa.Table, *splits: str) -> pa.Table:
     return images.filter(pc.field("split").isin(splits))
 
 
-def readable(images: pa.Table, store: ImageStore) -> tuple[pa.Table, list[str]]:
-    """The IMAGES that can be read, sorted by id, and the paths of the others, which are logged.
-
-    Runs as Ray tasks and fills the nodes' caches.
-
-    Raises:
-        TimeoutError: nothing could be read for as long as Ray Data would wait in a run.
-    """
-    paths = images.column("path").to_pylist()
-    look = ray.remote(num_cpus=DECODE_CPUS)(_look)
-    waiting = [look.remote(store, paths[i : i + CHUNK]) for i in range(0, len(paths), CHUNK)]
-    bad: list[tuple[str, str]] = []
-    with tqdm(total=len(waiting), desc="look at images", leave=False, disable=None) as bar:
-        while waiting:
-            done, waiting = ray.wait(waiting, timeout=NO_PROGRESS_S)
-            if not done:
-                raise TimeoutError(
-                    f"no image was looked at for {NO_PROGRESS_S} s: {len(waiting)} tasks of {DECODE_CPUS} CPUs "
-                    f"wait for room or for {store.root}; see `ray status`"
-                )
-            bad += [row for rows in ray.get(done) for row in rows]
-            bar.update(len(done))
+def readable(images: pa.Table, store: ImageStore, look: Look) -> tuple[pa.Table, list[str]]:
+    """The IMAGES that can be read, sorted by id, and the paths of the others."""
+    logger.info("reading %d images of %s", len(images), store.root)
+    bad = look(store, images.column("path").to_pylist())
     for path, reason in sorted(bad):
         logger.warning("left out %s: %s", path, reason)
     unread = pa.array([path for path, _ in bad], pa.string())
     good = images.filter(~pc.field("path").isin(unread)).sort_by("image_id")
     return good, sorted(unread.to_pylist())
-
-
-def _look(store: ImageStore, paths: list[str]) -> list[tuple[str, str]]:
-    return unreadable(paths, store.read, threads=2)

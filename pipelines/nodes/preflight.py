@@ -15,9 +15,15 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.images.blocks import DECODE_CPUS
 from pipelines.nodes.probe import MARK, installed, problems
-from pipelines.nodes.runtime import MIN_WORKER_CPUS, ROOM_CPUS, WORKER_GPUS, Share, share_out
+from pipelines.nodes.share import (
+    DECODE_CPUS,
+    MIN_WORKER_CPUS,
+    ROOM_CPUS,
+    WORKER_GPUS,
+    Share,
+    share_out,
+)
 from pipelines.results.run_folder import PACKAGES
 from reid_core.errors import UsageError
 from reid_core.storage import join, open_folder, write_bytes

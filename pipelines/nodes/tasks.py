@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from tqdm import tqdm
 
-from pipelines.nodes.runtime import hide_other_gpus
+from pipelines.nodes.inside import hide_other_gpus
 from reid_core.errors import UsageError
 from reid_core.forecast import TASKS_PER_NODE
 from reid_core.threads import use_threads

@@ -3,50 +3,32 @@
 import logging
 import math
 import threading
-import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from queue import Empty
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
-from ray.exceptions import RayError
-from ray.util.queue import Queue
-from tqdm import tqdm
 
+from pipelines.results.bar import Bar
 from pipelines.results.run_folder import RunFolder
 from reid_core.labelling.quality import clustering_quality
 from reid_core.method import Labels
 from reid_core.tables import LABELS, read_table
 
 END_S = 300.0  # to write what is left when the run ends
-QUIET_S = 300.0  # without an event, say so
+QUIET_S = 300.0  # without an event, say what may be the cause
 
 logger = logging.getLogger(__name__)
 
 
-class _Forward(logging.Handler):
-    """Sends log records to the driver."""
+class Events(Protocol):
+    """A queue, of Ray or of this process."""
 
-    def __init__(self, events: Queue) -> None:
-        super().__init__(logging.INFO)
-        self.events = events
+    def put(self, item: Any) -> None: ...
 
-    def emit(self, record: logging.LogRecord) -> None:
-        event = {"kind": "log", "message": record.getMessage(), "level": record.levelno}
-        try:
-            self.events.put(event)
-        except RayError:  # the driver has gone; a lost line is no reason to lose the work
-            self.handleError(record)
-
-
-def forward_logs(events: Queue | None) -> None:
-    """Send what we log in this process to the driver, or no longer; Ray's own lines stay in its log files."""
-    for name in ("reid_core", "pipelines"):
-        ours = logging.getLogger(name)
-        ours.setLevel(logging.INFO)
-        ours.handlers = [] if events is None else [_Forward(events)]
+    def get(self, *, timeout: float) -> Any: ...
 
 
 class Listener:
@@ -55,14 +37,14 @@ class Listener:
     Where ids are known, a second thread compares every round's labels with them; training never sees that.
     """
 
-    def __init__(self, events: Queue, folder: RunFolder, rounds: int, images: pa.Table) -> None:
+    def __init__(self, events: Events, folder: RunFolder, rounds: int, images: pa.Table) -> None:
         self.events = events
         self.folder = folder
         self.rounds = rounds
         self.pid = images.sort_by("image_id").column("pid").fill_null(-1).to_numpy()
         self.judge = ThreadPoolExecutor(1)
         self.judged: deque[Future[dict[str, float]]] = deque()
-        self.bar: tqdm | None = None
+        self.bar = Bar("starting the workers")
         self.said: set[str] = set()
         self.failure: Exception | None = None
         self.thread = threading.Thread(target=self._listen, daemon=True)
@@ -74,7 +56,7 @@ class Listener:
     def __exit__(self, kind: object, *_: object) -> None:
         self.events.put(None)
         self.thread.join(timeout=END_S)
-        self._end_bar()
+        self.bar.close()
         if self.thread.is_alive():
             self.failure = self.failure or TimeoutError(
                 f"the run folder took no events for {END_S:.0f} s; look at its storage"
@@ -95,32 +77,36 @@ class Listener:
                 logger.error("the run folder cannot be written: %s", error)
 
     def _next(self) -> dict[str, Any] | None:
-        begin = time.monotonic()
+        said = False
         while True:
             with suppress(Empty):
-                return self.events.get(timeout=QUIET_S)
-            logger.info(
-                "no word from the workers for %.0f s: they start, wait for room, or have long work to do; "
-                "see `ray status`",
-                time.monotonic() - begin,
-            )
+                return self.events.get(timeout=self.bar.every_s)
+            self.bar.tick()
+            if self.bar.quiet_s > QUIET_S and not said:
+                said = True
+                logger.info(
+                    "no word from the workers for %.0f s: they start, wait for room, or have long work to do; "
+                    "see `ray status`",
+                    self.bar.quiet_s,
+                )
 
     def on_log(self, message: str, level: int = logging.INFO) -> None:
         if level > logging.INFO or message not in self.said:  # the same choice every round: once
             self.said.add(message)
             logger.log(level, message)
 
-    def on_stage(self, name: str, round: int) -> None:
-        self._new_bar(f"round {round}/{self.rounds} {name}", None)
+    def on_stage(self, text: str, total: int = 0) -> None:
+        self._new_bar(text, total)
+
+    def on_done(self, done: int) -> None:
+        self.bar.update(done - self.bar.done)
 
     def on_steps(self, round: int, done: int, of: int, terms: dict[str, float]) -> None:
-        if self.bar is None or self.bar.total != of:
-            self._new_bar(f"round {round}/{self.rounds} train", of)
-        assert self.bar is not None
-        self.bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()}, refresh=False)
-        self.bar.update(done - self.bar.n)
-        if done == of:
-            self._end_bar()
+        text = f"round {round} of {self.rounds}, steps"
+        if self.bar.text != text:
+            self._new_bar(text, of)
+        shown = {name: f"{value:.3f}" for name, value in terms.items()}
+        self.bar.update(done - self.bar.done, **shown)
 
     def on_labels(self, round: int, path: str) -> None:
         if (self.pid > 0).any():
@@ -146,7 +132,7 @@ class Listener:
             self.failure = None
 
     def on_round(self, round: int, **metrics: float) -> None:
-        self._end_bar()
+        self.bar.close()
         loss = ", ".join(f"{k} {v:.3f}" for k, v in metrics.items() if k.startswith("loss_"))
         logger.info(
             "round %d: %d clusters, %.1f %% outliers, %s, label %.1f s, train %.1f s",
@@ -160,7 +146,7 @@ class Listener:
         self._add("round", {"round": round, **metrics})
 
     def on_evaluation(self, round: int, **result: Any) -> None:
-        self._end_bar()
+        self.bar.close()
         accuracy = result.get("mAP")
         shown = (
             "no ids" if accuracy is None else f"mAP {accuracy:.1%}, rank-1 {result['rank1']:.1%}"
@@ -175,11 +161,6 @@ class Listener:
         logger.info("after %d rounds: %s%s%s", round, shown, more, score)
         self._add("evaluation", {"round": round, **result})
 
-    def _new_bar(self, text: str, total: int | None) -> None:
-        self._end_bar()
-        self.bar = tqdm(total=total, desc=text, leave=False, dynamic_ncols=True, disable=None)
-
-    def _end_bar(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+    def _new_bar(self, text: str, total: int = 0) -> None:
+        self.bar.close()
+        self.bar = Bar(text, total)

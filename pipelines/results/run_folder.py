@@ -23,6 +23,7 @@ import pyarrow.fs as pafs
 import torch
 from tensorboardX import SummaryWriter
 
+from pipelines.results.saved_run import of_kind, read_config, read_lines
 from reid_core.errors import UsageError
 from reid_core.storage import exists, join, open_folder, read_bytes, write_bytes
 
@@ -57,18 +58,16 @@ class RunFolder:
         Raises:
             UsageError: a run of this name exists with another configuration; names what differs.
         """
-        saved = join(self.path, "config.json")
-        if exists(saved):
-            self._check_same(json.loads(read_bytes(saved))["identity"], config["identity"])
-        else:
+        saved = read_config(self.path)
+        if saved is None:
             self.write_json("config.json", config)
+        else:
+            self._check_same(saved["identity"], config["identity"])
         self.write_json("environment.json", environment)
         self.local = Path(tempfile.mkdtemp(prefix="reid-run-")) if self.remote else Path(self.path)
         if self.remote:
             self._copy_down("metrics.jsonl", "log.txt")
-        metrics = self.local / "metrics.jsonl"
-        if metrics.exists():
-            self.lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+        self.lines = read_lines(str(self.local))
         self.log = logging.FileHandler(self.local / "log.txt")
         self.log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger().addHandler(self.log)
@@ -130,8 +129,7 @@ class RunFolder:
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluations so far, by round."""
-        found = [e for e in self.lines if e["kind"] == "evaluation"]
-        return sorted(found, key=lambda e: e["round"])
+        return of_kind(self.lines, "evaluation")
 
     def sync(self) -> None:
         """Copy log, metrics and TensorBoard to the storage where it is remote."""
@@ -143,6 +141,20 @@ class RunFolder:
                 str(self.local), inner, source_filesystem=pafs.LocalFileSystem(),
                 destination_filesystem=filesystem,
             )  # fmt: skip
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        if error is not None:  # the terminal gets it from the command line
+            reason = "stopped" if isinstance(error, KeyboardInterrupt) else str(error)
+            place = (str(__file__), 0)
+            self.log.handle(
+                logging.LogRecord(__name__, logging.ERROR, *place, "ended: %s", (reason,), None)
+            )
+        self.close()
 
     def close(self) -> None:
         """End the log and the TensorBoard file."""

@@ -6,29 +6,14 @@ driver's has none of these troubles, and the task's result outlives the workers.
 
 import asyncio
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError
-from ray.util.queue import Queue
 
 ON_HEAD: dict[str, Any] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
 """Options of an actor that a run cannot lose: without them it is on any node, and its loss would end the run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A function over all parts, run as one Ray task."""
-
-    name: str  # for messages
-    function: Callable[..., Any]  # called as function(parts, **arguments)
-    arguments: dict[str, Any] = field(default_factory=dict)
-    events: Queue | None = None  # where its log lines go
-    threads: int = 0  # of torch and of compiled loops; 0: all cores, as the train workers wait
-    num_cpus: float = 0.2
-    num_gpus: float = 0.0
 
 
 @dataclass
@@ -94,15 +79,14 @@ class Meeting:
 
 
 def run_stage(stage_ref: list[ray.ObjectRef], parts: list[ray.ObjectRef]) -> Any:
-    """Fetch the stage and the parts, and run its function on them."""
-    from pipelines.nodes.runtime import hide_other_gpus
-    from pipelines.results.progress import forward_logs  # heavy, and not needed by the actor
+    """Fetch the stage, the queue of its log lines and the parts, and run its function on all cores."""
+    from pipelines.nodes.inside import forward_logs, hide_other_gpus  # not needed by the actor
     from reid_core.threads import use_threads
 
-    stage: Stage = ray.get(stage_ref[0])
+    stage, events = ray.get(stage_ref[0])
     hide_other_gpus()
-    use_threads(stage.threads or len(os.sched_getaffinity(0)))
-    forward_logs(stage.events)
+    use_threads(len(os.sched_getaffinity(0)))  # the train workers wait
+    forward_logs(events)
     try:
         return stage.function(ray.get(parts), **stage.arguments)
     finally:
@@ -110,23 +94,37 @@ def run_stage(stage_ref: list[ray.ObjectRef], parts: list[ray.ObjectRef]) -> Any
 
 
 def meet(
-    meeting: Any, key: str, rank: int, world: int, part: Any, stage: Stage, *, timeout_s: float
+    meeting: Any,
+    key: str,
+    rank: int,
+    world: int,
+    refs: tuple[ray.ObjectRef, ray.ObjectRef],
+    options: dict[str, Any],
+    *,
+    timeout_s: float,
 ) -> Any:
     """Hand in this rank's part and wait for the stage's result; the same value on every rank.
+
+    Args:
+        meeting: handle of the actor.
+        key: of the gathering, which begins with ``ATTEMPT/``.
+        rank: that gives.
+        world: ranks that must give.
+        refs: to a Stage with the queue of its log lines, and to the part.
+        options: of the Ray task: ``name``, ``num_cpus``, ``num_gpus``.
+        timeout_s: for the parts, and again for the task.
 
     Raises:
         TimeoutError: parts or the task did not come within ``timeout_s``; says which and what the
             cluster has free.
     """
-    options = {"name": stage.name, "num_cpus": stage.num_cpus, "num_gpus": stage.num_gpus}
-    refs = (ray.put(stage), ray.put(part))
     mine = meeting.hand_in.remote(key, rank, world, refs, options)
     try:
         result = ray.get(mine, timeout=timeout_s)[0]
     except GetTimeoutError as error:
         absent = ray.get(meeting.missing.remote(key, world), timeout=30)
         raise TimeoutError(
-            f"{stage.name}: no part from ranks {absent} within {timeout_s:.0f} s; raise --wait-s or look "
+            f"{options['name']}: no part from ranks {absent} within {timeout_s:.0f} s; raise --wait-s or look "
             "at their logs"
         ) from error
     try:
@@ -134,7 +132,7 @@ def meet(
     except GetTimeoutError as error:
         ray.cancel(result, recursive=True)
         raise TimeoutError(
-            f"{stage.name} (needs {stage.num_cpus} CPUs, {stage.num_gpus} GPUs) did not end within "
+            f"{options['name']} (needs {options['num_cpus']} CPUs, {options['num_gpus']} GPUs) did not end within "
             f"{timeout_s:.0f} s; the cluster has free: {ray.available_resources()}; raise --wait-s or "
             "leave more CPUs to it with fewer --workers"
         ) from error

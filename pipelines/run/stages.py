@@ -1,27 +1,23 @@
-"""The Ray tasks over all ranks' parts: features to LABELS, features to an evaluation.
+"""The stages over the parts of all ranks: features to LABELS, features to an evaluation. N images, D feature size."""
 
-A part is one rank's rows: for each name (``target``, ``source``, ``test``) image ids (m,) and features (m, D).
-"""
-
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.run.job import RunSpec
+from pipelines.run.place import Part
 from reid_core import method as contract
 from reid_core.evaluation.metrics import evaluate_in_tasks
 from reid_core.evaluation.ranking import CameraFilter, Images
-from reid_core.labelling.engine import Engine
 from reid_core.labelling.given import given_labels
-from reid_core.labelling.guard import Guard, guarded_labels
+from reid_core.labelling.guard import guarded_labels
 from reid_core.labelling.tasks import Tasks
-from reid_core.method import Features, Labels
+from reid_core.method import Features, Labels, LabelSource
 from reid_core.storage import exists, join
 from reid_core.tables import LABELS, features_table, read_table, write_table
-
-Part = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def merge(parts: list[Part], name: str, image_id: np.ndarray) -> np.ndarray:
@@ -41,68 +37,99 @@ def merge(parts: list[Part], name: str, image_id: np.ndarray) -> np.ndarray:
     return feature if (order == np.arange(len(order))).all() else feature[order]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Labelling:
-    """What the label stages of a run have in common."""
+class Source(NamedTuple):
+    """How the labels of a round come about; ``method.labels_from`` names one."""
 
-    method: str  # its name; says where the labels of a round come from
-    config: Any  # its Config
-    folder: str  # of the run (path or URI); see ``labels_path``
-    guard: Guard  # what labels found by clustering or kept by a method may look like, and what else happens
-    engine: Engine  # what computes the labels, and where
+    # What a rank hands in: rows that it embeds now, or those of a memory where there is one ...
+    rows: Literal["extracted", "memory"]
+    # ... and cluster numbers beside them: of the objective, or true ids.
+    group: Literal["objective", "ids"] | None
+    made_by: Literal["method", "round before", "group"]
+    back: bool  # whether the rows of all ranks come back to each, for ``begin_round``
+
+
+SOURCES: dict[LabelSource, Source] = {
+    "extracted": Source(rows="extracted", group=None, made_by="method", back=True),
+    "memory": Source(rows="memory", group=None, made_by="method", back=False),
+    "online": Source(rows="memory", group="objective", made_by="group", back=False),
+    "keep": Source(rows="memory", group=None, made_by="round before", back=False),
+    "none": Source(rows="memory", group="objective", made_by="group", back=False),
+    "ids": Source(rows="extracted", group="ids", made_by="group", back=True),
+}
 
 
 def label_stage(
-    parts: list[Part], *, run: Labelling, images: dict[str, pa.Table], number: int
-) -> dict[str, Any]:
-    """Cluster the target rows, write the LABELS table, and return what every rank needs for its round.
+    parts: list[Part], *, run: RunSpec, images: dict[str, pa.Table], number: int
+) -> tuple[Labels, dict[str, np.ndarray]]:
+    """Label the target images, write the LABELS table, and return what every rank needs for its round.
 
     Args:
-        parts: of all ranks; with ``group`` (m, L), any cluster numbers, where the labels are given.
+        parts: of all ranks: ``target``, ``source`` and ``group`` (m, L), as ``SOURCES`` says.
         run: what the rounds have in common.
         images: IMAGES sorted by id, of ``target`` and of ``source`` where there is one.
         number: of the round.
 
     Returns:
-        ``labels`` and, for each name in the parts, its features in ``image_id`` order.
+        The labels, and by name the features in ``image_id`` order where they come back to the ranks.
 
     Raises:
         ValueError: the method or the guard refuses the labels; says what to change.
     """
+    method = contract.load(run.method)
+    name = contract.labels_from(method, run.config, number)
     names = [name for name in images if all(name in part for part in parts)]
     feature = {n: merge(parts, n, images[n].column("image_id").to_numpy()) for n in names}
-    before = None
-    if number:
-        previous = labels_path(run.folder, number - 1)
-        if not exists(previous):
-            raise ValueError(
-                f"{previous}: missing, and needed to go on; restore it or start under another --name"
-            )
-        before = Labels.from_table(read_table(previous, LABELS), previous)
-    method, config = contract.load(run.method), run.config
-    image_id = images["target"].column("image_id").to_numpy()
-    source = contract.labels_from(method, config, number)
-    if source in ("extracted", "memory"):
-        features = Features(image_id=image_id, feature=feature["target"], engine=run.engine)
-        labels = guarded_labels(
+    labels = _labels(parts, feature.get("target"), run, images["target"], number)
+    write_table(label_table(labels, images["target"]), labels_path(run.folder, number))
+    return labels, feature if SOURCES[name].back else {}
+
+
+def _labels(
+    parts: list[Part], feature: np.ndarray | None, run: RunSpec, images: pa.Table, number: int
+) -> Labels:
+    """The labels of the target images, whose rows are ``feature`` (N, D) where there are any."""
+    method, config, guard = contract.load(run.method), run.config, run.job.guard
+    before = labels_before(run.folder, number)
+    image_id = images.column("image_id").to_numpy()
+    name = contract.labels_from(method, config, number)
+    made_by = SOURCES[name].made_by
+    if made_by == "method":
+        assert feature is not None, f"{run.method}: labels_from says {name!r} and there are no rows"
+        features = Features(image_id=image_id, feature=feature, engine=run.engine)
+        return guarded_labels(
             lambda config: method.assign_labels(config, features, before),
             config,
             before,
-            run.guard,
+            guard,
             f"round {number}",
         )
-    elif source == "keep" and before:
-        now = given_labels(image_id, before.label, feature.get("target"), config, run.engine)
-        labels = replace(before, metrics=now.metrics)
-    else:
-        group = merge(parts, "group", image_id)
-        labels = given_labels(image_id, group, feature.get("target"), config, run.engine)
-        if source == "online":
-            policy = "stop" if run.guard.policy == "stop" else "warn"  # nothing to cluster anew
-            mild = replace(run.guard, policy=policy)
-            labels = guarded_labels(lambda _: labels, config, before, mild, f"round {number}")
-    write_table(label_table(labels, images["target"]), labels_path(run.folder, number))
-    return {"labels": labels, "feature": feature}
+    if made_by == "round before":
+        assert before is not None, f"{run.method}: nothing to keep before round {number}"
+        now = given_labels(image_id, before.label, feature, config, run.engine)
+        return replace(before, metrics=now.metrics)
+    group = merge(parts, "group", image_id)
+    labels = given_labels(image_id, group, feature, config, run.engine)
+    if name != "online":
+        return labels
+    policy = "stop" if guard.policy == "stop" else "warn"  # nothing to cluster anew
+    mild = replace(guard, policy=policy)
+    return guarded_labels(lambda _: labels, config, before, mild, f"round {number}")
+
+
+def labels_before(folder: str, number: int) -> Labels | None:
+    """The labels of the round before; None in the first one.
+
+    Raises:
+        ValueError: their table is gone.
+    """
+    if not number:
+        return None
+    path = labels_path(folder, number - 1)
+    if not exists(path):
+        raise ValueError(
+            f"{path}: missing, and needed to go on; restore it or start under another --name"
+        )
+    return Labels.from_table(read_table(path, LABELS), path)
 
 
 def labels_path(folder: str, number: int) -> str:

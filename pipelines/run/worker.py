@@ -1,4 +1,4 @@
-"""The function that Ray Train runs in every rank; light, since Ray's controller unpickles it as well."""
+"""The function that Ray Train runs in every worker. It imports little: Ray's controller unpickles it as well."""
 
 from typing import Any
 
@@ -6,11 +6,22 @@ import ray
 
 
 def worker(config: dict[str, Any]) -> dict[str, str]:
-    """Fetch the RunSpec that ``config["spec"][0]`` refers to and run its rounds.
+    """Fetch the RunSpec and the Handles that ``config["refs"]`` lists, and run the rounds that are left.
 
     Returns:
         ``{"stopped": reason}`` where the data or the labels ended the run, else nothing.
     """
-    from pipelines.run.rank import run_rounds
+    import torch
 
-    return run_rounds(ray.get(config["spec"][0]))
+    from pipelines.run.place import Stopped
+    from pipelines.run.rank import Rank
+    from pipelines.run.rounds import Rounds
+
+    spec, handles = ray.get(config["refs"])
+    torch.set_num_threads(spec.threads)
+    images: Any = ray.get(handles.tables)
+    try:
+        Rounds(Rank(handles, images, gpu=spec.job.gpu), spec, images).run()
+    except Stopped as reason:
+        return {"stopped": str(reason)}
+    return {}

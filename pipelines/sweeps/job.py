@@ -10,9 +10,9 @@ from ray import tune
 
 from pipelines.images.inputs import is_evaluated
 from pipelines.nodes.preflight import wait_for_nodes
-from pipelines.nodes.runtime import Share, share_out
+from pipelines.nodes.share import Share, share_out
+from pipelines.run.job import TrainJob
 from pipelines.sweeps.spaces import Space, choices, is_grid, points
-from pipelines.train import TrainJob
 from reid_core import method as contract
 from reid_core.errors import UsageError
 
@@ -54,6 +54,8 @@ def checked(method: str, space: Space, sweep: TrainingSweep[Any]) -> Space:
         _check_optuna(space, sweep)
     if sweep.search == "grid":
         space = {key: tune.grid_search(choices(key, domain)) for key, domain in space.items()}
+    if sweep.run.local:
+        _check_local(space, sweep)
     for point in points(space) or []:
         replace(sweep.run.method, **dict(zip(space, point, strict=True)))
     return space
@@ -78,6 +80,24 @@ def _check_optuna(space: Space, sweep: TrainingSweep[Any]) -> None:
     if len(sweep.seeds) > 1 or any(is_grid(domain) for domain in space.values()):
         raise UsageError(
             "--search optuna takes one seed and a space without grids; use --search random"
+        )
+
+
+def _check_local(space: Space, sweep: TrainingSweep[Any]) -> None:
+    """Refuse what needs Ray Tune."""
+    asked = {
+        "--search optuna": sweep.search == "optuna",
+        "--scheduler asha": sweep.scheduler == "asha",
+        f"--concurrent {sweep.concurrent}": sweep.concurrent > 0,
+    }
+    if wrong := [flag for flag, given in asked.items() if given]:
+        raise UsageError(
+            f"--local trains one point after the other, without Ray Tune; leave out {' and '.join(wrong)}"
+        )
+    if points(space) is None:
+        raise UsageError(
+            "--local walks through grids, and this space has values to draw; use --search grid, another --space, "
+            "or leave out --local"
         )
 
 

@@ -5,7 +5,6 @@ crash counts on, which Tune's own ``training_iteration`` does not. Ray's TuneRep
 evaluations nor the labels after the last round.
 """
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,10 +13,12 @@ from typing import Any
 import ray
 from ray import tune
 
+from pipelines.results.saved_run import read_lines
+from pipelines.run.driver import run
+from pipelines.run.job import TrainJob
 from pipelines.run.meeting import ON_HEAD
 from pipelines.sweeps.report import MEASURES
-from pipelines.train import TrainJob, run
-from reid_core.storage import exists, join, read_bytes
+from reid_core.storage import join
 
 POLL_S = 1.0
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def trainable(
             done: list[Any] = []
             while not done:
                 done, _ = ray.wait([ended], timeout=POLL_S)
-                for line in rounds(join(folder, name, "metrics.jsonl"), metric):
+                for line in rounds(join(folder, name), metric):
                     last = line["round"] == changed.rounds  # told when the run folder is whole
                     if line["round"] not in told and (done or not last):
                         told.add(line["round"])
@@ -69,16 +70,15 @@ def _run(method: str, job: TrainJob[Any], runs: int) -> None:
     run(method, job, runs=runs)
 
 
-def rounds(metrics: str, metric: str) -> list[dict[str, Any]]:
+def rounds(run: str, metric: str) -> list[dict[str, Any]]:
     """``round`` and the ``MEASURES`` after so many rounds, rising; of the rounds that have the metric.
 
     Args:
-        metrics: ``metrics.jsonl`` of a run folder (path or URI), which may not be there yet.
+        run: a run folder (path or URI), which may not be there yet.
         metric: one of ``MEASURES``.
     """
     found: dict[int, dict[str, Any]] = {}
-    text = read_bytes(metrics).decode() if exists(metrics) else ""
-    for line in map(json.loads, text.splitlines()):
+    for line in read_lines(run):
         if line["kind"] in ("round", "evaluation"):
             values = {name: line[name] for name in MEASURES if line.get(name) is not None}
             found.setdefault(line["round"], {"round": line["round"]}).update(values)

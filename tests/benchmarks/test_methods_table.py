@@ -12,7 +12,9 @@ from benchmarks.methods import COLUMNS, Outcome, read, table
 def write_run(folder: Path, lines: list[dict[str, Any]]) -> None:
     first, last = ({"round": r, "mAP": m, "rank1": 2 * m} for r, m in ((0, 0.1), (2, 0.4)))
     (folder / "result.json").write_text(json.dumps({"first": first, "last": last}))
-    (folder / "config.json").write_text(json.dumps({"job": {"method": {"steps": 10}}}))
+    (folder / "config.json").write_text(
+        json.dumps({"identity": {"method_name": "ise"}, "job": {"method": {"steps": 10}}})
+    )
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 

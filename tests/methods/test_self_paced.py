@@ -10,14 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipelines.run.stages import Labelling, label_stage, labels_path
+from pipelines.run.job import RunSpec, TrainJob
+from pipelines.run.stages import label_stage, labels_path
 from reid_core import method as contract
 from reid_core.distributed import check_equal_on_ranks
 from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
 from reid_core.labelling.engine import Engine
-from reid_core.labelling.guard import Guard
 from reid_core.labelling.reliability import THRESHOLD
+from reid_core.labelling.tasks import InProcess
 from reid_core.method import Features, Labels, Round
 from reid_core.methods import hybrid_memory
 from reid_core.tables import IMAGES, LABELS, read_table
@@ -77,19 +78,21 @@ def stage(path: Path, number: int, ranks: int) -> Labels:
     image_id = np.arange(COUNT)
     feature = people(COUNT, seed=number)
     columns = [image_id, [f"{i}.jpg" for i in image_id], ["train"] * COUNT, *[[None] * COUNT] * 3]
-    result = label_stage(
+    labels, _ = label_stage(
         [{"target": (image_id[r::ranks], feature[r::ranks])} for r in range(ranks)],
-        run=Labelling(
+        run=RunSpec(
             method="hybrid_memory",
-            config=hybrid_memory.Config(eps=0.55, eps_gap=0.1),
+            job=TrainJob(method=hybrid_memory.Config(eps=0.55, eps_gap=0.1)),
             folder=str(path),
-            guard=Guard(),
+            stores={},
+            threads=1,
             engine=Engine(),
+            tasks=InProcess(),
         ),
         images={"target": pa.table(columns, schema=IMAGES)},
         number=number,
     )
-    return result["labels"]
+    return labels
 
 
 def test_the_first_round_fixes_the_threshold(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ray.exceptions import WorkerCrashedError
 from pipelines import train
 from pipelines.cli import main
 from pipelines.nodes.runtime import ray_session
+from pipelines.run import trainer
 from reid_core.models.embedder import build_embedder, save_embedder
 from reid_core.settings import ImageConfig, ModelConfig
 from reid_core.storage import write_bytes
@@ -179,7 +180,7 @@ def test_ctrl_c_is_no_success(
         def fit(self) -> None:
             raise SystemExit(0)  # as Ray Train's own handler does
 
-    monkeypatch.setattr(train, "run", lambda *_: train.fit(Interrupted()))  # type: ignore[arg-type]
+    monkeypatch.setattr(train, "run", lambda *_: trainer.fit(Interrupted()))  # type: ignore[arg-type]
     assert main([*TRAIN, "--data", "."]) == 1
     assert "reid: stopped; the same command goes on" in capsys.readouterr().err
 

@@ -8,12 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.run.stages import Labelling, label_stage, labels_path
-from pipelines.train import TrainJob, check, parse
+from pipelines.run.job import RunSpec, TrainJob, check
+from pipelines.run.stages import label_stage, labels_path
+from pipelines.train import parse
 from reid_core import method as contract
 from reid_core.errors import UsageError
 from reid_core.labelling.engine import Engine
 from reid_core.labelling.guard import Guard
+from reid_core.labelling.tasks import InProcess
 from reid_core.method import Labels
 from reid_core.tables import IMAGES, LABELS, read_table
 
@@ -34,19 +36,26 @@ def stage(
     """Round ``number`` of hybrid_memory, from two ranks' parts; its labels."""
     image_id = np.arange(COUNT)
     columns = [image_id, [f"{i}.jpg" for i in image_id], ["train"] * COUNT, *[[None] * COUNT] * 3]
-    result = label_stage(
+    labels, feature = label_stage(
         [{"target": (image_id[part::2], feature[part::2])} for part in (0, 1)],
-        run=Labelling(
+        run=RunSpec(
             method="hybrid_memory",
-            config=contract.load("hybrid_memory").Config(k1=8, k2=3, **changes),
+            job=TrainJob(
+                method=contract.load("hybrid_memory").Config(k1=8, k2=3, **changes), guard=guard
+            ),
             folder=str(folder),
-            guard=guard,
+            stores={},
+            threads=1,
             engine=Engine(shards=shards),
+            tasks=InProcess(),
         ),
         images={"target": pa.table(columns, schema=IMAGES)},
         number=number,
     )
-    return result["labels"]
+    assert (set(feature) == {"target"}) == (
+        number == 0
+    )  # rows come back where they fill the memory
+    return labels
 
 
 def written(folder: Path, number: int) -> Labels:

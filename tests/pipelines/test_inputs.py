@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from pipelines.images import inputs
+from pipelines.images import look
 from pipelines.images.inputs import open_store, readable
 from reid_core.data.datasets import scan
 
@@ -19,11 +19,11 @@ def test_images_for_which_nothing_has_room(
     store = open_store(found.root, found.fingerprint, str(tmp_path))
     held = placement_group([{"CPU": 4}])
     assert held.wait(60)
-    monkeypatch.setattr(inputs, "NO_PROGRESS_S", 2)
+    monkeypatch.setattr(look, "NO_PROGRESS_S", 2)
     with pytest.raises(TimeoutError, match=rf"for 2 s: 1 tasks of 0.5 CPUs wait .* {found.root}"):
-        readable(found.images, store)
+        readable(found.images, store, look.look_in_tasks)
     remove_placement_group(held)
     monkeypatch.undo()
-    images, unread = readable(found.images, store)
+    images, unread = readable(found.images, store, look.look_in_tasks)
     assert len(images) == len(found.images)
     assert not unread

@@ -16,7 +16,8 @@ from pipelines.__main__ import unmet
 from pipelines.nodes import preflight
 from pipelines.nodes.preflight import check_nodes, wait_for_nodes, wait_for_room
 from pipelines.nodes.probe import MARK, installed, problems
-from pipelines.nodes.runtime import HEADROOM_CPUS, ROOM_CPUS, Node, divide, ray_session
+from pipelines.nodes.runtime import ray_session
+from pipelines.nodes.share import HEADROOM_CPUS, ROOM_CPUS, Node, divide
 from reid_core.errors import UsageError
 from reid_core.storage import write_bytes
 from tests.pipelines.own_ray import LIMIT_S, OwnRay, own_ray, start

@@ -23,7 +23,8 @@ from benchmarks.injection import LIMIT_S
 from pipelines.cli import main
 from pipelines.images.inputs import is_evaluated, scan_inputs
 from pipelines.nodes import preflight
-from pipelines.nodes.runtime import Node, divide
+from pipelines.nodes.share import Node, divide
+from pipelines.run.job import TrainJob
 from pipelines.sweep import parse
 from pipelines.sweeps import job as sweep_job
 from pipelines.sweeps import labelling as sweep_labelling
@@ -33,7 +34,6 @@ from pipelines.sweeps.labelling import LabellingSweep, judge
 from pipelines.sweeps.report import best, entries, picture, table
 from pipelines.sweeps.spaces import choices, find_space, paper_columns, points, spaces, swept
 from pipelines.sweeps.trial import rounds
-from pipelines.train import TrainJob
 from reid_core import method as contract
 from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
@@ -201,7 +201,7 @@ def test_a_picture_is_written(tmp_path: Path, keys: list[str]) -> None:
 
 def test_a_trial_tells_rounds_that_have_the_metric(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert rounds(str(path), "label_free") == []
+    assert rounds(str(tmp_path), "label_free") == []
     lines: list[dict[str, Any]] = [
         {"kind": "evaluation", "round": 0, "label_free": 0.1, "mAP": 0.2, "other": 1.0},
         {"kind": "round", "round": 0, "label_free": 0.1, "loss": 3.0},
@@ -211,8 +211,8 @@ def test_a_trial_tells_rounds_that_have_the_metric(tmp_path: Path) -> None:
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     first = {"round": 0, "label_free": 0.1, "mAP": 0.2}
-    assert rounds(str(path), "label_free") == [first, {"round": 1, "label_free": 0.3}]
-    assert rounds(str(path), "mAP") == [first, {"round": 2, "mAP": 0.5}]
+    assert rounds(str(tmp_path), "label_free") == [first, {"round": 1, "label_free": 0.3}]
+    assert rounds(str(tmp_path), "mAP") == [first, {"round": 2, "mAP": 0.5}]
 
 
 def on(monkeypatch: pytest.MonkeyPatch, *nodes: Node) -> None:
@@ -292,7 +292,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ended = SimpleNamespace(metrics=told, config={"method": {"alpha_m": 0.1}, "seed": 1})
         return SimpleNamespace(fit=lambda: Trials([ended]))
 
-    monkeypatch.setattr(sweep_training, "ray_session", nullcontext)
+    monkeypatch.setattr(sweep_training, "ray_session", lambda **_: nullcontext())
     monkeypatch.setattr(sweep_training, "tuner", tuner)
     return numbers
 
