@@ -25,13 +25,13 @@ from pipelines.run.stages import labels_path
 from reid_core.data.datasets import scan
 from reid_core.data.decode import ImageStore, load
 from reid_core.errors import UsageError
+from reid_core.labels import Labels
 from reid_core.losses.sample_extension import (
     best_other_classes,
     extension_degree,
     support_samples,
 )
 from reid_core.memory.updates import class_means
-from reid_core.method import Labels
 from reid_core.seeding import generator
 from reid_core.storage import exists, join, read_bytes, write_bytes
 from reid_core.tables import IMAGES, LABELS, feature_matrix, read_features, read_table

@@ -177,7 +177,7 @@ def run(name: str, job: TrainJob[Any], *, runs: int = 1) -> dict[str, Any]:
         ValueError: the data or the labels do not allow training; the message says what to change.
     """
     job = check(job)
-    if job.source and not getattr(contract.load(name), "TAKES_SOURCE", True):
+    if job.source and not contract.takes_source(contract.load(name)):
         raise UsageError(f"--source: {name} has no use for a labelled source set; leave it out")
     build_embedder(job.method.model, bn_group=1)  # wrong weights are refused before any work
     inputs = scan_inputs(job.data, job.source, job.layout, job.cache)

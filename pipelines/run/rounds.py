@@ -19,13 +19,14 @@ from pipelines.nodes.runtime import STAGE_CPUS, STAGE_GPUS
 from pipelines.run.meeting import Stage
 from pipelines.run.stages import Labelling, Part, evaluation_stage, label_stage, labels_path
 from reid_core import distributed, method
+from reid_core.batch import SOURCE, TARGET, Domain, Round, Sizes
 from reid_core.data.decode import ImageStore
 from reid_core.data.loader import BatchLoader, TrainImages
 from reid_core.evaluation.ranking import CameraFilter
 from reid_core.labelling.engine import Engine
 from reid_core.labelling.guard import Guard
 from reid_core.labelling.tasks import Tasks
-from reid_core.method import SOURCE, TARGET, Domain, Labels, Round, Sizes
+from reid_core.labels import Labels
 from reid_core.models.embedder import build_embedder, save_embedder
 from reid_core.seeding import derive
 from reid_core.settings import group_size
@@ -197,13 +198,17 @@ class Rounds(ABC):
         if source == "ids":
             pid = self.images["target"].column("pid").fill_null(-1).to_numpy()
             return np.where(pid > 0, pid, -1)[:, None]  # 0 is a distractor, of nobody
-        if source == "online" or hasattr(self.learner.objective, "labels"):
-            return self.learner.objective.labels().cpu().numpy()  # type: ignore[attr-defined]
+        label_NL = method.online_labels(self.learner.objective)
+        if label_NL is not None:
+            return label_NL.cpu().numpy()
+        assert source == "none", (
+            "labels_from() of this round says 'online': the objective needs labels()"
+        )
         return np.full((len(self.images["target"]), 1), -1)
 
     def _memory_part(self) -> Part:
         """The rows of a memory, if the method has one to be clustered or judged and it is filled."""
-        rows = getattr(self.learner.objective, "features", lambda: None)()
+        rows = method.memory_rows(self.learner.objective)
         return {} if rows is None else {"target": self._of_first_rank(rows.float().cpu().numpy())}
 
     def _of_first_rank(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -220,7 +225,7 @@ class Rounds(ABC):
         if "test" in self.images:
             self.tell("stage", name="evaluate", round=number)
             result = self._accuracies(number, "", self.embed.embedder)
-            for name, network in self._others().items():
+            for name, network in method.networks(self.learner.objective).items():
                 found = self._accuracies(number, name, network)
                 result |= {f"{key}_{name}": value for key, value in found.items()}
                 if self.rank == 0:
@@ -229,11 +234,6 @@ class Rounds(ABC):
         self.tell("evaluation", round=number, label_free=score, **result)
         if self.rank == 0:
             self._keep_best(score, result.get("mAP"))
-
-    def _others(self) -> dict[str, Any]:
-        """Further networks of the objective, such as a teacher."""
-        networks = getattr(self.learner.objective, "embedders", dict)
-        return networks()
 
     def _accuracies(self, number: int, name: str, network: Any) -> dict[str, float | None]:
         embed = BlockEmbedder(network, self.config.images, self.device)

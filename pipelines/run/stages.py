@@ -17,7 +17,7 @@ from reid_core.labelling.engine import Engine
 from reid_core.labelling.given import given_labels
 from reid_core.labelling.guard import Guard, guarded_labels
 from reid_core.labelling.tasks import Tasks
-from reid_core.method import Features, Labels
+from reid_core.labels import Features, Labels
 from reid_core.storage import exists, join
 from reid_core.tables import LABELS, features_table, read_table, write_table
 

@@ -12,12 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_core.batch import TARGET, Batch, Round, Sizes, Step
 from reid_core.distributed import gather_batch
 from reid_core.labelling.clusters import cluster, cluster_directly
+from reid_core.labels import Features, Labels
 from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.terms import by_domain
 from reid_core.memory.updates import class_means, update_hardest, update_in_order
-from reid_core.method import TARGET, Batch, Features, Labels, Preset, Round, Sizes, Step
+from reid_core.method import Preset
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.settings import (
     AdamConfig,

@@ -20,28 +20,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_core.batch import SOURCE, TARGET, Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import gather_batch, global_mean
 from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
+from reid_core.labels import Features, Labels
 from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.distillation import feature_distance, probability_distance
 from reid_core.losses.hardest import batch_nce, hardest_nce
 from reid_core.memory.classes import own_class_for_outliers
 from reid_core.memory.updates import class_means, update_hardest, update_in_order
-from reid_core.method import (
-    SOURCE,
-    TARGET,
-    Batch,
-    Domain,
-    Features,
-    Labels,
-    LabelSource,
-    Preset,
-    Round,
-    Sizes,
-    Step,
-)
+from reid_core.method import LabelSource, Preset
 from reid_core.models.ema import Ramp, ema_weight, follow, teacher_of
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.settings import (

@@ -15,27 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_core.batch import SOURCE, Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import gather_batch
 from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
 from reid_core.labelling.reliability import reliable_clusters
+from reid_core.labels import Features, Labels
 from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.terms import by_domain
 from reid_core.memory.classes import own_class_for_outliers
 from reid_core.memory.updates import class_means, update_in_order
-from reid_core.method import (
-    SOURCE,
-    Batch,
-    Domain,
-    Features,
-    Labels,
-    LabelSource,
-    Preset,
-    Round,
-    Sizes,
-    Step,
-)
+from reid_core.method import LabelSource, Preset
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.settings import (
     AdamConfig,

@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_core.batch import Batch, Round, Sizes, Step
 from reid_core.distributed import gather_batch, gather_rows, gather_with_grad, global_mean
 from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
+from reid_core.labels import Features, Labels
 from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.sample_extension import (
     best_other_classes,
@@ -26,7 +28,7 @@ from reid_core.losses.sample_extension import (
     support_samples,
 )
 from reid_core.memory.updates import class_means, update_hardest, update_in_order
-from reid_core.method import Batch, Features, Labels, LabelSource, Preset, Round, Sizes, Step
+from reid_core.method import LabelSource, Preset
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.seeding import derive, generator
 from reid_core.settings import (
