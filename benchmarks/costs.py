@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from benchmarks.measure import BLOCK_ROWS, Cost, cost, in_own_process, people
 from reid_core import method as contract
+from reid_core.batch import Batch, Domain, Round, Sizes
 from reid_core.labelling.given import numbered
+from reid_core.labels import Features
 from reid_core.memory.pseudo_labels import PseudoLabelMemory
 from reid_core.memory.updates import class_means
-from reid_core.method import Batch, Domain, Features, Round, Sizes
 from reid_core.seeding import generator
 from reid_core.settings import ModelConfig
 

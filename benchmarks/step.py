@@ -13,7 +13,8 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from reid_core.method import Batch, Domain, Round, Sizes, load, optimizer
+from reid_core.batch import Batch, Domain, Round, Sizes
+from reid_core.method import load, optimizer
 from reid_core.models.embedder import build_embedder
 from reid_core.settings import ModelConfig, group_size
 from reid_core.training import Learner, train_round

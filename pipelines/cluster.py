@@ -20,7 +20,7 @@ from reid_core.labelling.direct import feature_dbscan, kmeans
 from reid_core.labelling.engine import KNN, Backend, Engine, block_edges, shards_for
 from reid_core.labelling.jaccard import Graph
 from reid_core.labelling.scan import STEP, recommend, scan_eps
-from reid_core.method import Labels
+from reid_core.labels import Labels
 from reid_core.settings import check_clustering
 from reid_core.storage import exists
 from reid_core.tables import feature_images, feature_rows, write_table

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from reid_core.errors import UsageError
 from reid_core.labelling.history import Changes, compare
-from reid_core.method import Labels
+from reid_core.labels import Labels
 from reid_core.storage import exists, open_folder
 from reid_core.tables import write_table
 

@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-import torch.nn.functional as F
 import tyro
 from torch import Tensor
 from tyro.conf import Positional
@@ -25,13 +25,9 @@ from pipelines.run.stages import labels_path
 from reid_core.data.datasets import scan
 from reid_core.data.decode import ImageStore, load
 from reid_core.errors import UsageError
-from reid_core.losses.sample_extension import (
-    best_other_classes,
-    extension_degree,
-    support_samples,
-)
-from reid_core.memory.updates import class_means
-from reid_core.method import Labels
+from reid_core.labels import Labels
+from reid_core.memory.classes import centroids
+from reid_core.methods import ise
 from reid_core.seeding import generator
 from reid_core.storage import exists, join, write_bytes
 from reid_core.tables import IMAGES, LABELS, feature_matrix, read_features, read_table
@@ -251,17 +247,14 @@ def _supports(of: SavedRun, x_ND: Tensor, label_N: Tensor, row_M: np.ndarray) ->
     """
     if of.method != "ise":
         return x_ND.new_empty(len(row_M), 0, x_ND.shape[1])
-    config = of.job["method"]
-    memory_CD = F.normalize(class_means(x_ND, label_N, int(label_N.max()) + 1), dim=1)
-    x_MD, label_M = x_ND[row_M], label_N[row_M]
-    score_MC = x_MD @ memory_CD.T
-    if config["direction"] == "farthest":
-        score_MC = -score_MC
-    elif config["direction"] == "random":
-        score_MC = torch.rand(score_MC.shape, generator=generator(of.job["seed"], "direction"))
-    toward_MK = best_other_classes(score_MC, label_M, config["supports"])
-    degree = extension_degree(config["degree"], config["lam0"], of.evaluated / config["rounds"])
-    return support_samples(x_MD, label_M, toward_MK, memory_CD, degree)
+    saved = of.job["method"]
+    names = ("supports", "direction", "degree", "lam0")
+    config = ise.Config(**{name: saved[name] for name in names})
+    memory_CD = centroids(x_ND, label_N, int(label_N.max()) + 1)
+    g = generator(of.job["seed"], "direction")
+    draw = partial(torch.rand, len(row_M), len(memory_CD), generator=g)
+    progress = of.evaluated / saved["rounds"]
+    return ise.supports(config, x_ND[row_M], label_N[row_M], memory_CD, progress, draw)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,183 +1,52 @@
-"""The contract of a method: what the one loop hands over, what it gets back, and how it is found.
+"""The contract of a method: what it must state, what it may state, and how it is found.
 
-N images of a domain, B global batch of a domain, b this rank's share, D feature size, L label levels.
-A method is one file in ``reid_core/methods`` with ``Config``, ``assign_labels`` and ``Objective``; nothing
-lists the files, and no class is inherited.
+A method is one file in ``reid_core/methods`` with ``Config``, ``assign_labels``, ``Objective`` and ``PRESETS`` (see
+``Method``); nothing lists the files, and no class is inherited. In the table is what it may state beside them, in the
+file or, below the line, on its ``Objective``; callers ask by the functions here, which know the defaults. N target
+images, B images of a global batch, D feature size, L label levels.
+
+====================================================  ===========================  =====================================
+statement                                             default                      meaning
+====================================================  ===========================  =====================================
+``TAKES_SOURCE: bool``                                True                         a labelled source set is of use
+``labels_from(config, number) -> LabelSource``        ``"extracted"``              where a round's labels come from
+``views(config) -> tuple[ImageConfig, ...]``          ``(config.images,)``         one augmentation a view of an image
+``batches(config, domain, seed) -> Iterator[array]``  P x K of the finest labels   endless global batches, (B,) int rows
+``num_steps(config, start) -> int``                   ``config.steps``             optimiser steps of a round
+``optimizer(config, embedder, objective)``            Adam, one group              the optimiser of the run
+``scheduler(config, optimizer)``                      StepLR of ``config.optim``   the learning rate, once a round
+----------------------------------------------------  ---------------------------  -------------------------------------
+``features() -> Tensor | None``                       None                         memory rows (N, D), None: not filled
+``labels() -> Tensor``                                None                         any cluster numbers (N, L)
+``embedders() -> dict[str, nn.Module]``               ``{}``                       more networks to evaluate, by name
+====================================================  ===========================  =====================================
+
+Rows and cluster numbers are in image id order and equal on all ranks. ``memory`` in ``labels_from`` needs
+``features``, ``online`` needs ``labels``.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from pkgutil import iter_modules
-from types import ModuleType
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from reid_core import methods
+from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.data import samplers
 from reid_core.errors import UsageError
-from reid_core.labelling.engine import Engine
+from reid_core.labels import Features, Labels
 from reid_core.settings import AdamConfig, ImageConfig, ModelConfig, counted
-from reid_core.tables import LABELS, check_ids, check_table
 
 LabelSource = Literal["extracted", "memory", "online", "keep", "none", "ids"]
-TARGET, SOURCE = 0, 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """This rank's share of a global batch; source images first, then target images."""
-
-    image: tuple[Tensor, ...]  # one (b, 3, H, W) float tensor a view
-    image_id: Tensor  # (b,) int64
-    row: Tensor  # (b,) int64, rank of the id among the training ids of its domain
-    camid: Tensor  # (b,) int64, -1 unknown
-    label: Tensor  # (b, L) int64; of the LABELS of this round, or the class of a source image
-    domain: Tensor  # (b,) int64, TARGET or SOURCE
-    position: Tensor  # (b,) int64, place in the global batch: source 0..B-1, target after it
-    seed: int  # of (run, round, step), equal on all ranks
-
-    def to(self, device: torch.device) -> "Batch":
-        """Copy the tensors to ``device``."""
-        moved = {
-            k: v.to(device, non_blocking=True)
-            for k, v in vars(self).items()
-            if isinstance(v, Tensor)
-        }
-        views = tuple(view.to(device, non_blocking=True) for view in self.image)
-        return Batch(image=views, seed=self.seed, **moved)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """What a forward pass gives to the loop and to ``update``."""
-
-    terms: dict[str, Tensor]  # named scalar losses; their sum is minimised
-    embedding: Tensor  # (b, D) unit rows, with gradient
-    extra: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def total(self) -> Tensor:
-        """The sum of the terms."""
-        return torch.stack(list(self.terms.values())).sum()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Domain:
-    """The training images of one domain in ``image_id`` order, as one round sees them."""
-
-    image_id: Tensor  # (N,) int64
-    camid: Tensor  # (N,) int64, -1 unknown
-    label: Tensor  # (N, L) int64, -1 outlier
-    feature: Tensor | None  # (N, D) unit rows where this round extracted them
-
-    @property
-    def extracted(self) -> Tensor:
-        """The features of a round that did extract them."""
-        assert self.feature is not None, "labels_from() of this round says no 'extracted' or 'ids'"
-        return self.feature
-
-    def to(self, device: torch.device) -> "Domain":
-        """Copy the tensors to ``device``."""
-        moved = {name: x.to(device) for name, x in vars(self).items() if x is not None}
-        return replace(self, **moved)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """One round: what the papers call an epoch."""
-
-    number: int  # from 0
-    rounds: int
-    step: int  # optimiser steps made before this round
-    target: Domain
-    source: Domain | None
-
-    def to(self, device: torch.device) -> "Round":
-        """Copy the tensors to ``device``."""
-        source = None if self.source is None else self.source.to(device)
-        return replace(self, target=self.target.to(device), source=source)
-
-
-class Sizes(NamedTuple):
-    """What an objective must know before the first round."""
-
-    images: int  # N target training images
-    classes: int  # S source classes, 0 without a source
-    dim: int  # D
-
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """Rows to cluster, in ``image_id`` order, and what clusters them."""
-
-    image_id: np.ndarray  # (N,) int64, increasing
-    feature: np.ndarray  # (N, D) float32 unit rows
-    engine: Engine = field(default_factory=Engine)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labels:
-    """Pseudo labels of all images, in ``image_id`` order; the value behind a LABELS table."""
-
-    image_id: np.ndarray  # (N,) int64, increasing
-    label: np.ndarray  # (N, L) int64; -1 outlier; numbered by the smallest core image id
-    is_core: np.ndarray  # (N, L) bool
-    confidence: np.ndarray  # (N, L) float32
-    state: dict[str, float] = field(
-        default_factory=dict
-    )  # what the method carries to the next round
-    metrics: dict[str, float] = field(
-        default_factory=dict
-    )  # logged: clusters, outliers, label_free, ...
-
-    def table(self) -> pa.Table:
-        """The LABELS table; ``state.NAME`` and ``metrics.NAME`` (no times) lie in its metadata."""
-        count, levels = self.label.shape
-        columns = [
-            np.tile(self.image_id, levels),
-            np.repeat(np.arange(levels, dtype=np.int8), count),
-            *(a.T.reshape(-1) for a in (self.label, self.is_core, self.confidence)),
-        ]
-        notes = {f"state.{k}": repr(v) for k, v in self.state.items()}
-        kept = {k: v for k, v in self.metrics.items() if not k.startswith("seconds_")}
-        notes |= {f"metrics.{k}": repr(v) for k, v in kept.items()}
-        return pa.table(columns, schema=LABELS).replace_schema_metadata(notes)
-
-    @classmethod
-    def from_table(cls, table: pa.Table, where: str = "labels") -> "Labels":
-        """Read a LABELS table in any row order.
-
-        Raises:
-            ValueError: a column is wrong, an id occurs twice, or levels hold different images.
-        """
-        notes = {
-            k.decode(): float(v) for k, v in (table.schema.metadata or {}).items() if b"." in k
-        }
-        rows = check_table(table, LABELS, where).sort_by(
-            [("level", "ascending"), ("image_id", "ascending")]
-        )
-        levels = len(rows.column("level").unique())
-        ids, label, core, sure = (
-            rows.column(name).to_numpy().reshape(levels, -1)
-            for name in ("image_id", "label", "is_core", "confidence")
-        )
-        check_ids(ids[0], where)
-        if (ids != ids[0]).any():
-            raise ValueError(
-                f"{where}: levels hold different images; re-run the stage that wrote it"
-            )
-        parts = {
-            part: {
-                k.removeprefix(f"{part}."): v for k, v in notes.items() if k.startswith(f"{part}.")
-            }
-            for part in ("state", "metrics")
-        }
-        return cls(image_id=ids[0], label=label.T, is_core=core.T, confidence=sure.T, **parts)
+"""``extracted`` features or the ``memory`` rows go to ``assign_labels``; ``online`` are the objective's own labels;
+``keep`` are those of the round before; ``none`` makes every image its own class; ``ids`` are the true ones (features
+are extracted as well)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,19 +98,19 @@ class Objective(Protocol):
         """After the optimiser step: memory, teacher, online labels. Scalars it returns are logged."""
         ...
 
-    # Optional: features() -> (N, D) rows, labels() -> (N, L) any cluster numbers, both in image id
-    # order and equal on all ranks; embedders() -> further networks to evaluate, by name.
-
 
 class Method(Protocol):
-    """A module of ``reid_core.methods``; one that refuses a labelled source says ``TAKES_SOURCE = False``."""
+    """A module of ``reid_core.methods``."""
 
     Config: type[Any]
     Objective: Callable[[Any, nn.Module, Sizes], nn.Module]
-    PRESETS: Mapping[str, Preset]
+    PRESETS: dict[str, Preset]
 
     def assign_labels(self, config: Any, features: Features, previous: Labels | None) -> Labels:
-        """The label stage: a pure function, run outside the train workers."""
+        """The label stage: a pure function, run outside the train workers.
+
+        Methods whose labels never come from features or a memory leave it out.
+        """
         ...
 
 
@@ -261,31 +130,53 @@ def load(name: str) -> Method:
     return cast("Method", import_module(f"{methods.__name__}.{name}"))
 
 
-def _stated(method: Method, name: str, default: Callable[..., Any]) -> Callable[..., Any]:
-    return getattr(cast("ModuleType", method), name, default)
+@runtime_checkable
+class HasTakesSource(Protocol):
+    """A method that says whether it takes a source set."""
+
+    TAKES_SOURCE: bool
+
+
+def takes_source(method: Method) -> bool:
+    """Whether a labelled source set is of use; it is unless the method says otherwise."""
+    return method.TAKES_SOURCE if isinstance(method, HasTakesSource) else True
+
+
+@runtime_checkable
+class HasLabelsFrom(Protocol):
+    """A method that says where labels come from."""
+
+    def labels_from(self, config: Any, number: int) -> LabelSource: ...
 
 
 def labels_from(method: Method, config: Any, number: int) -> LabelSource:
-    """Where the labels of round ``number`` come from; ``extracted`` unless the method says otherwise.
-
-    ``extracted`` features or the ``memory`` rows (``features()``) go to ``assign_labels``; ``online``
-    are the objective's own ``labels()``; ``keep`` those of the round before; ``none`` makes every
-    image its own class; ``ids`` are the true ones (features are extracted as well).
-    """
-    return _stated(method, "labels_from", lambda *_: "extracted")(config, number)
+    """Where the labels of round ``number`` come from; ``extracted`` unless the method says otherwise."""
+    return method.labels_from(config, number) if isinstance(method, HasLabelsFrom) else "extracted"
 
 
-def num_steps(method: Method, config: Any, start: Round) -> int:
-    """Optimiser steps of the round; ``config.steps`` unless the method says otherwise."""
-    return _stated(method, "num_steps", lambda config, _: config.steps)(config, start)
+@runtime_checkable
+class HasViews(Protocol):
+    """A method that says how an image is seen."""
+
+    def views(self, config: Any) -> tuple[ImageConfig, ...]: ...
+
+
+def views(method: Method, config: Any) -> tuple[ImageConfig, ...]:
+    """One augmentation a view; the one of ``config.images`` unless the method says otherwise."""
+    return method.views(config) if isinstance(method, HasViews) else (config.images,)
+
+
+@runtime_checkable
+class HasBatches(Protocol):
+    """A method that says which images make a batch."""
+
+    def batches(self, config: Any, domain: Domain, seed: int) -> Iterator[np.ndarray]: ...
 
 
 def batches(method: Method, config: Any, domain: Domain, seed: int) -> Iterator[np.ndarray]:
-    """Endless global batches of a domain: (B,) rows; P x K of the finest labels unless the method says."""
-    return _stated(method, "batches", _identity_batches)(config, domain, seed)
-
-
-def _identity_batches(config: Any, domain: Domain, seed: int) -> Iterator[np.ndarray]:
+    """Endless global batches of a domain: (B,) rows; P x K of the finest labels unless the method says otherwise."""
+    if isinstance(method, HasBatches):
+        return method.batches(config, domain, seed)
     return samplers.identity_batches(
         domain.label[:, 0].numpy(),
         domain.camid.numpy() if config.camera_aware else None,
@@ -295,52 +186,90 @@ def _identity_batches(config: Any, domain: Domain, seed: int) -> Iterator[np.nda
     )
 
 
-def views(method: Method, config: Any) -> tuple[ImageConfig, ...]:
-    """One augmentation a view; the one of ``config.images`` unless the method says otherwise."""
-    return _stated(method, "views", lambda config: (config.images,))(config)
+@runtime_checkable
+class HasNumSteps(Protocol):
+    """A method that says how long a round is."""
+
+    def num_steps(self, config: Any, start: Round) -> int: ...
+
+
+def num_steps(method: Method, config: Any, start: Round) -> int:
+    """Optimiser steps of the round; ``config.steps`` unless the method says otherwise."""
+    return method.num_steps(config, start) if isinstance(method, HasNumSteps) else config.steps
+
+
+@runtime_checkable
+class HasOptimizer(Protocol):
+    """A method with an optimiser of its own."""
+
+    def optimizer(
+        self, config: Any, embedder: nn.Module, objective: nn.Module
+    ) -> torch.optim.Optimizer: ...
 
 
 def optimizer(
     method: Method, config: Any, embedder: nn.Module, objective: nn.Module
 ) -> torch.optim.Optimizer:
     """Adam over every trainable parameter as one group, unless the method says otherwise."""
-    return _stated(method, "optimizer", _adam)(config, embedder, objective)
-
-
-def _adam(config: Any, embedder: nn.Module, objective: nn.Module) -> torch.optim.Optimizer:
+    if isinstance(method, HasOptimizer):
+        return method.optimizer(config, embedder, objective)
     trained = [
         p for module in (embedder, objective) for p in module.parameters() if p.requires_grad
     ]
     return torch.optim.Adam(trained, lr=config.optim.lr, weight_decay=config.optim.weight_decay)
 
 
-def scheduler(
-    method: Method, config: Any, optimizer: torch.optim.Optimizer
-) -> torch.optim.lr_scheduler.LRScheduler:
+@runtime_checkable
+class HasScheduler(Protocol):
+    """A method with a learning rate schedule of its own."""
+
+    def scheduler(self, config: Any, optimizer: torch.optim.Optimizer) -> LRScheduler: ...
+
+
+def scheduler(method: Method, config: Any, optimizer: torch.optim.Optimizer) -> LRScheduler:
     """StepLR of ``config.optim``, stepped once a round, unless the method says otherwise."""
-    return _stated(method, "scheduler", _step_lr)(config, optimizer)
-
-
-def _step_lr(config: Any, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    if isinstance(method, HasScheduler):
+        return method.scheduler(config, optimizer)
     every = counted(config.optim.step_rounds, config.rounds)
     return torch.optim.lr_scheduler.StepLR(optimizer, every, config.optim.decay)
 
 
-def takes_source(method: Method) -> bool:
-    """Whether a labelled source set is of use to the method."""
-    return getattr(method, "TAKES_SOURCE", True)
+@runtime_checkable
+class HasFeatures(Protocol):
+    """An objective with one memory row an image."""
+
+    def features(self) -> Tensor | None: ...
 
 
-def memory_rows(objective: Any) -> Tensor | None:
-    """Rows."""
-    return getattr(objective, "features", lambda: None)()
+def memory_rows(objective: Objective) -> Tensor | None:
+    """The memory rows (N, D) to be clustered or judged; None where there are none, or not yet."""
+    return objective.features() if isinstance(objective, HasFeatures) else None
 
 
-def online_labels(objective: Any) -> Tensor | None:
-    """Labels."""
-    return getattr(objective, "labels", lambda: None)()
+def is_judged(method: Method) -> bool:
+    """Whether labels that are not made from features are judged all the same, by memory rows."""
+    return isinstance(method.Objective, HasFeatures)
 
 
-def networks(objective: Any) -> dict[str, nn.Module]:
-    """Networks."""
-    return getattr(objective, "embedders", dict)()
+@runtime_checkable
+class HasLabels(Protocol):
+    """An objective that changes labels while it trains."""
+
+    def labels(self) -> Tensor: ...
+
+
+def online_labels(objective: Objective) -> Tensor | None:
+    """The objective's own cluster numbers (N, L), if it has any."""
+    return objective.labels() if isinstance(objective, HasLabels) else None
+
+
+@runtime_checkable
+class HasEmbedders(Protocol):
+    """An objective with more networks than the one that is trained."""
+
+    def embedders(self) -> dict[str, nn.Module]: ...
+
+
+def networks(objective: Objective) -> dict[str, nn.Module]:
+    """Further networks to evaluate, such as a teacher, by name."""
+    return objective.embedders() if isinstance(objective, HasEmbedders) else {}

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from reid_core.batch import Batch, Step
 from reid_core.distributed import data_parallel, mean_over_ranks
-from reid_core.method import Batch, Objective, Step
+from reid_core.method import Objective
 
 
 class _Both(nn.Module):

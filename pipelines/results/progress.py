@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipelines.results.bar import Bar
 from pipelines.results.run_folder import RunFolder
 from reid_core.labelling.quality import clustering_quality
-from reid_core.method import Labels
+from reid_core.labels import Labels
 from reid_core.tables import LABELS, read_table
 
 END_S = 300.0  # to write what is left when the run ends

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,10 @@ from pipelines.run.job import RunSpec
 from pipelines.run.place import Part, Place, Stage, alike
 from pipelines.run.stages import SOURCES, label_stage, labels_path
 from reid_core import distributed, method
+from reid_core.batch import SOURCE, TARGET, Domain, Round, Sizes
 from reid_core.checkpoint import load_state, save_state
 from reid_core.data.loader import BatchLoader, TrainImages
-from reid_core.method import SOURCE, TARGET, Domain, Labels, Round, Sizes
+from reid_core.labels import Labels
 from reid_core.models.embedder import build_embedder, save_embedder
 from reid_core.seeding import derive
 from reid_core.settings import group_size
@@ -134,8 +135,8 @@ class Rounds:
             part: Part = {domain: self.place.extract(domain, self.embed) for domain in domains}
         else:
             part = self._memory_part()
-        if asked := SOURCES[name].group:
-            part["group"] = self._of_first_rank(self._group(asked))
+        if SOURCES[name].group:
+            part["group"] = self._of_first_rank(self._group(name))
         stage = Stage(
             name=f"labels of round {number}",
             function=label_stage,
@@ -154,13 +155,16 @@ class Rounds:
             labels = replace(labels, label=np.arange(len(labels.label))[:, None])
         return labels, feature
 
-    def _group(self, asked: Literal["objective", "ids"]) -> np.ndarray:
+    def _group(self, source: method.LabelSource) -> np.ndarray:
         """Given labels (N, L) of the target images: equal numbers belong together, -1 is an outlier."""
-        if asked == "ids":
+        if source == "ids":
             pid = self.images["target"].column("pid").fill_null(-1).to_numpy()
             return np.where(pid > 0, pid, -1)[:, None]  # 0 is a distractor, of nobody
-        bank = method.online_labels(self.learner.objective)
-        return np.full((len(self.images["target"]), 1), -1) if bank is None else bank.cpu().numpy()
+        label_NL = method.online_labels(self.learner.objective)
+        if label_NL is not None:
+            return label_NL.cpu().numpy()
+        assert source == "none", "labels_from() says 'online': the objective needs labels()"
+        return np.full((len(self.images["target"]), 1), -1)
 
     def _memory_part(self) -> Part:
         """The rows of a memory, if the method has one to be clustered or judged and it is filled."""

@@ -15,7 +15,8 @@ from reid_core.evaluation.ranking import CameraFilter, Images
 from reid_core.labelling.given import given_labels
 from reid_core.labelling.guard import guarded_labels
 from reid_core.labelling.tasks import Tasks
-from reid_core.method import Features, Labels, LabelSource
+from reid_core.labels import Features, Labels
+from reid_core.method import LabelSource
 from reid_core.storage import exists, join
 from reid_core.tables import LABELS, features_table, read_table, write_table
 
@@ -42,19 +43,18 @@ class Source(NamedTuple):
 
     # What a rank hands in: rows that it embeds now, or those of a memory where there is one ...
     rows: Literal["extracted", "memory"]
-    # ... and cluster numbers beside them: of the objective, or true ids.
-    group: Literal["objective", "ids"] | None
+    group: bool  # ... and cluster numbers beside them
     made_by: Literal["method", "round before", "group"]
     back: bool  # whether the rows of all ranks come back to each, for ``begin_round``
 
 
 SOURCES: dict[LabelSource, Source] = {
-    "extracted": Source(rows="extracted", group=None, made_by="method", back=True),
-    "memory": Source(rows="memory", group=None, made_by="method", back=False),
-    "online": Source(rows="memory", group="objective", made_by="group", back=False),
-    "keep": Source(rows="memory", group=None, made_by="round before", back=False),
-    "none": Source(rows="memory", group="objective", made_by="group", back=False),
-    "ids": Source(rows="extracted", group="ids", made_by="group", back=True),
+    "extracted": Source(rows="extracted", group=False, made_by="method", back=True),
+    "memory": Source(rows="memory", group=False, made_by="method", back=False),
+    "online": Source(rows="memory", group=True, made_by="group", back=False),
+    "keep": Source(rows="memory", group=False, made_by="round before", back=False),
+    "none": Source(rows="memory", group=True, made_by="group", back=False),
+    "ids": Source(rows="extracted", group=True, made_by="group", back=True),
 }
 
 

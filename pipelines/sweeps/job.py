@@ -73,7 +73,7 @@ def check_metric(sweep: TrainingSweep[Any], images: pa.Table) -> None:
 def _is_scored(method: str, sweep: TrainingSweep[Any]) -> bool:
     found = contract.load(method)
     sources = {contract.labels_from(found, sweep.run.method, number) for number in (0, 1)}
-    return sources != {"none"} or hasattr(found.Objective, "features")
+    return sources != {"none"} or contract.is_judged(found)
 
 
 def _check_optuna(space: Space, sweep: TrainingSweep[Any]) -> None:

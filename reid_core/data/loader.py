@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from reid_core import distributed
+from reid_core.batch import SOURCE, TARGET, Batch, Round
 from reid_core.data.camstyle import styled_copies
 from reid_core.data.decode import ImageStore, decode
 from reid_core.data.transforms import augment
-from reid_core.method import SOURCE, TARGET, Batch, Round
 from reid_core.seeding import derive
 from reid_core.settings import ImageConfig
 

@@ -17,7 +17,7 @@ from reid_core.labelling.engine import Engine
 from reid_core.labelling.jaccard import Graph, check_pairs
 from reid_core.labelling.quality import label_free_score
 from reid_core.labelling.tasks import Tasks
-from reid_core.method import Features, Labels
+from reid_core.labels import Features, Labels
 
 BLOCK_ROWS = 4096
 

@@ -7,7 +7,7 @@ import numpy as np
 from reid_core.labelling.clusters import confidence, eps_graph, share_metrics, without_singles
 from reid_core.labelling.engine import Engine
 from reid_core.labelling.quality import label_free_score
-from reid_core.method import Labels
+from reid_core.labels import Labels
 
 GRAPH: dict[str, Any] = {"eps": 0.6, "k1": 30, "k2": 6}  # that the label-free score is taken on
 

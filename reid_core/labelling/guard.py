@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from reid_core.errors import UsageError
-from reid_core.method import Labels
+from reid_core.labels import Labels
 
 EPS_STEP = 0.05
 EPS_LEAST, EPS_MOST = 0.2, 0.8  # how far eps is moved

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array, eye_array, hstack
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 from reid_core.errors import UsageError
-from reid_core.method import Labels
+from reid_core.labels import Labels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

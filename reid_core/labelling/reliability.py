@@ -12,7 +12,7 @@ import numpy as np
 
 from reid_core.labelling.clusters import density, eps_graph, labels_of
 from reid_core.labelling.quality import label_free_score, single_outliers
-from reid_core.method import Features, Labels
+from reid_core.labels import Features, Labels
 
 INDEPENDENT = 0.9  # share of the first round's clusters that fixes the threshold
 THRESHOLD = "independence"  # its name in the state of labels

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid_core.labelling.components import smallest_linked
-from reid_core.labelling.neighbourhood import Neighbourhood, similarities
-from reid_core.labelling.propagation import reach_first
-from reid_core.labelling.splitting import SplitRule, split
+from reid_core.labelling.online.neighbourhood import Neighbourhood, similarities
+from reid_core.labelling.online.propagation import reach_first
+from reid_core.labelling.online.splitting import SplitRule, split
 
 SMALL = 4  # a cluster of so many images stays whole
 CELLS = 2**24  # similarities in one block of padded clusters

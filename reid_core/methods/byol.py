@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import global_mean
 from reid_core.errors import UsageError
 from reid_core.losses.distillation import feature_distance
-from reid_core.method import Batch, Domain, LabelSource, Preset, Round, Sizes, Step
+from reid_core.method import LabelSource, Preset
 from reid_core.models.ema import follow, teacher_of
 from reid_core.models.normalisation import convert
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM

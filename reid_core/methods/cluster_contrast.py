@@ -9,15 +9,17 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_core.batch import TARGET, Batch, Round, Sizes, Step
 from reid_core.distributed import gather_batch
 from reid_core.labelling.clusters import cluster, cluster_directly
+from reid_core.labels import Features, Labels
 from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.terms import by_domain
-from reid_core.memory.updates import class_means, update_hardest, update_in_order
-from reid_core.method import TARGET, Batch, Features, Labels, Preset, Round, Sizes, Step
+from reid_core.memory.classes import check_contrast, round_centroids
+from reid_core.memory.updates import update_hardest, update_in_order
+from reid_core.method import Preset
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.settings import (
     AdamConfig,
@@ -96,18 +98,8 @@ class Objective(nn.Module):
         Raises:
             ValueError: there are fewer than two rows.
         """
-        domains = [start.source, start.target] if start.source else [start.target]
-        self.memory_RD = torch.cat(
-            [
-                F.normalize(class_means(d.extracted, d.label[:, 0], int(d.label.max()) + 1), dim=1)
-                for d in domains
-            ]
-        )
-        if len(self.memory_RD) < 2:
-            raise ValueError(
-                f"{len(self.memory_RD)} clusters: nothing to contrast; change --method.eps (0.4 to 0.7 is usual) or "
-                "--method.min-samples"
-            )
+        self.memory_RD = round_centroids(start)
+        check_contrast(len(self.memory_RD))
 
     def forward(self, embedder: nn.Module, batch: Batch, progress: float) -> Step:
         """One cross entropy a domain."""

@@ -17,31 +17,22 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import copy_from_first_rank, gather_batch
 from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
-from reid_core.labelling.neighbourhood import NeighbourRule, best_neighbours, neighbourhood
-from reid_core.labelling.splitting import SplitRule
+from reid_core.labelling.online.neighbourhood import NeighbourRule, best_neighbours, neighbourhood
+from reid_core.labelling.online.splitting import SplitRule
+from reid_core.labels import Features, Labels
 from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.terms import by_domain
 from reid_core.memory.hierarchy import LabelHierarchy, MergeRule, Nodes
+from reid_core.memory.instance import add_instances, fill_once, rows_of
 from reid_core.memory.updates import class_means, update_in_order
-from reid_core.method import (
-    SOURCE,
-    Batch,
-    Domain,
-    Features,
-    Labels,
-    LabelSource,
-    Preset,
-    Round,
-    Sizes,
-    Step,
-)
+from reid_core.method import LabelSource, Preset
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.settings import (
     AdamConfig,
@@ -218,8 +209,7 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         self.sizes = sizes
-        self.register_buffer("memory_RD", torch.zeros(sizes.classes + sizes.images, sizes.dim))
-        self.register_buffer("filled", torch.tensor(False))
+        add_instances(self, sizes)
         self.hierarchy = LabelHierarchy(config.levels, sizes.images, sizes.classes)
         self.waits = 0  # steps until labels change
         self.joining = NeighbourRule(
@@ -256,28 +246,18 @@ class Objective(nn.Module):
 
     def begin_round(self, start: Round) -> None:
         """Fill bank and labels in the first round; they go on by themselves after it."""
-        if not self.filled:
-            self._fill(start)
+        if fill_once(self.memory_RD, self.filled, start, self.sizes.classes):
+            self.hierarchy.fill(start.target.label[:, -1])
         config = self.config
         first = config.steps if config.start_iter is None else config.start_iter
         self.waits = max(0, counted(first, config.rounds * config.steps) - start.step)
-
-    def _fill(self, start: Round) -> None:
-        self.memory_RD[self.sizes.classes :] = start.target.extracted
-        if start.source:
-            means = class_means(
-                start.source.extracted, start.source.label[:, 0], self.sizes.classes
-            )
-            self.memory_RD[: self.sizes.classes] = F.normalize(means, dim=1)
-        self.hierarchy.fill(start.target.label[:, -1])
-        self.filled.fill_(True)
 
     def forward(self, embedder: nn.Module, batch: Batch, progress: float) -> Step:
         """One cross entropy a domain, over all classes of both, by the labels of this moment (Eq. 1)."""
         x_bD = embedder(batch.image[0])
         name_K, class_R = self.hierarchy.label_HR[-1].unique(return_inverse=True)
         prototype_KD = class_means(self.memory_RD, class_R, len(name_K))
-        class_b = class_R[self._row(batch)]
+        class_b = class_R[rows_of(batch, self.sizes.classes)]
         loss_b = memory_nce(x_bD, class_b, prototype_KD, self.config.temperature)
         return Step(terms=by_domain(loss_b, batch.domain, self.sizes.classes), embedding=x_bD)
 
@@ -288,7 +268,8 @@ class Objective(nn.Module):
             ``joined``, images that joined a neighbour; for each level h from 1 ``splits_h``, the splits
             that had an effect, and ``merges_h``, the clusters that went into another one.
         """
-        row_B, x_BD = gather_batch(batch.position, self._row(batch), step.embedding)
+        row_b = rows_of(batch, self.sizes.classes)
+        row_B, x_BD = gather_batch(batch.position, row_b, step.embedding)
         update_in_order(self.memory_RD, row_B, x_BD, self.config.momentum)
         names = [
             f"{what}_{h + 1}" for h in range(self.config.levels) for what in ("splits", "merges")
@@ -326,10 +307,6 @@ class Objective(nn.Module):
     def _rule(self, level: int) -> SplitRule:
         below = level + 1 < self.config.levels
         return replace(self.splitting, legacy_double_exp=below and self.config.legacy_double_exp)
-
-    def _row(self, batch: Batch) -> Tensor:
-        target_row = self.sizes.classes + batch.row
-        return torch.where(batch.domain == SOURCE, batch.label[:, 0], target_row)
 
 
 DEMO = Config(

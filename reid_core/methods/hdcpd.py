@@ -17,31 +17,21 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_core.batch import SOURCE, TARGET, Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import gather_batch, global_mean
 from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
+from reid_core.labels import Features, Labels
 from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.distillation import feature_distance, probability_distance
 from reid_core.losses.hardest import batch_nce, hardest_nce
-from reid_core.memory.classes import own_class_for_outliers
+from reid_core.memory.classes import check_contrast, own_class_for_outliers, round_centroids
+from reid_core.memory.instance import add_instances, fill_once, rows_of
 from reid_core.memory.updates import class_means, update_hardest, update_in_order
-from reid_core.method import (
-    SOURCE,
-    TARGET,
-    Batch,
-    Domain,
-    Features,
-    Labels,
-    LabelSource,
-    Preset,
-    Round,
-    Sizes,
-    Step,
-)
+from reid_core.method import LabelSource, Preset
 from reid_core.models.ema import Ramp, ema_weight, follow, teacher_of
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.settings import (
@@ -217,11 +207,12 @@ class Objective(nn.Module):
         self.teacher = (
             teacher_of(embedder, own_statistics=not config.ema_bn) if config.has_teacher else None
         )
-        lasting = config.memory == "instance"
-        rows = sizes.classes + sizes.images if lasting else 0
-        self.register_buffer("memory_RD", torch.zeros(rows, sizes.dim), persistent=lasting)
-        self.register_buffer("filled", torch.tensor(False), persistent=lasting)
-        self.register_buffer("class_R", torch.zeros(rows, dtype=torch.int64), persistent=False)
+        if config.memory == "instance":
+            add_instances(self, sizes)
+        else:
+            self.register_buffer("memory_RD", torch.zeros(0, sizes.dim), persistent=False)
+        none_R = torch.zeros(len(self.memory_RD), dtype=torch.int64)
+        self.register_buffer("class_R", none_R, persistent=False)
 
     def features(self) -> Tensor:
         """The target rows in image id order: what the label stage clusters, with an instance memory."""
@@ -240,25 +231,13 @@ class Objective(nn.Module):
         label_N = start.target.label[:, 0]
         self.step, self.clusters = start.step, int(label_N.max()) + 1
         if self.config.memory == "cluster":
-            self.memory_RD = self._rows(start, _centroids(start.target, self.clusters))
+            self.memory_RD = round_centroids(start)
             self.class_R = torch.arange(len(self.memory_RD), device=label_N.device)
         else:
-            if not self.filled:
-                self.memory_RD.copy_(self._rows(start, start.target.extracted))
-                self.filled.fill_(True)
+            fill_once(self.memory_RD, self.filled, start, self.sizes.classes)
             self.class_R = own_class_for_outliers(label_N, self.sizes.classes)
         self.classes = len(self.class_R.bincount())
-        if self.classes < 2:
-            raise ValueError(
-                f"{self.classes} clusters: nothing to contrast; change --method.eps (0.4 to 0.7 is usual) or "
-                "--method.min-samples"
-            )
-
-    def _rows(self, start: Round, target: Tensor) -> Tensor:
-        """Source prototypes, then the given target rows."""
-        if start.source is None:
-            return target
-        return torch.cat([_centroids(start.source, self.sizes.classes), target])
+        check_contrast(self.classes)
 
     def forward(self, embedder: nn.Module, batch: Batch, progress: float) -> Step:
         """Three terms a domain: global and local contrast, distillation."""
@@ -340,14 +319,9 @@ class Objective(nn.Module):
         self.step += 1
 
     def _row(self, batch: Batch) -> Tensor:
-        label_b = batch.label[:, 0]
-        target_b = batch.row if self.config.memory == "instance" else label_b
-        return torch.where(batch.domain == SOURCE, label_b, self.sizes.classes + target_b)
-
-
-def _centroids(domain: Domain, classes: int) -> Tensor:
-    """Unit means of the extracted features of each class, (classes, D)."""
-    return F.normalize(class_means(domain.extracted, domain.label[:, 0], classes), dim=1)
+        if self.config.memory == "instance":
+            return rows_of(batch, self.sizes.classes)
+        return batch.label[:, 0] + self.sizes.classes * (batch.domain == TARGET)
 
 
 NO_DISTILLATION: dict[str, Any] = {"distil": "none"}

@@ -12,30 +12,21 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import gather_batch
 from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
 from reid_core.labelling.reliability import reliable_clusters
+from reid_core.labels import Features, Labels
 from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.terms import by_domain
 from reid_core.memory.classes import own_class_for_outliers
+from reid_core.memory.instance import add_instances, fill_once, rows_of
 from reid_core.memory.updates import class_means, update_in_order
-from reid_core.method import (
-    SOURCE,
-    Batch,
-    Domain,
-    Features,
-    Labels,
-    LabelSource,
-    Preset,
-    Round,
-    Sizes,
-    Step,
-)
+from reid_core.method import LabelSource, Preset
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.settings import (
     AdamConfig,
@@ -128,10 +119,9 @@ class Objective(nn.Module):
         self.config = config
         self.sizes = sizes
         self.classes = 0
-        rows = sizes.classes + sizes.images
-        self.register_buffer("memory_RD", torch.zeros(rows, sizes.dim))
-        self.register_buffer("filled", torch.tensor(False))
-        self.register_buffer("class_R", torch.zeros(rows, dtype=torch.int64), persistent=False)
+        add_instances(self, sizes)
+        none_R = torch.zeros(len(self.memory_RD), dtype=torch.int64)
+        self.register_buffer("class_R", none_R, persistent=False)
 
     def features(self) -> Tensor:
         """The target rows (N, D) in image id order: what the label stage clusters."""
@@ -139,36 +129,23 @@ class Objective(nn.Module):
 
     def begin_round(self, start: Round) -> None:
         """Fill the memory in the first round; number the classes of this one."""
-        if not self.filled:
-            self._fill(start)
+        fill_once(self.memory_RD, self.filled, start, self.sizes.classes)
         self.class_R = own_class_for_outliers(start.target.label[:, 0], self.sizes.classes)
         self.classes = int(self.class_R.max()) + 1
-
-    def _fill(self, start: Round) -> None:
-        self.memory_RD[self.sizes.classes :] = start.target.extracted
-        if start.source:
-            means = class_means(
-                start.source.extracted, start.source.label[:, 0], self.sizes.classes
-            )
-            self.memory_RD[: self.sizes.classes] = F.normalize(means, dim=1)
-        self.filled.fill_(True)
 
     def forward(self, embedder: nn.Module, batch: Batch, progress: float) -> Step:
         """One cross entropy a domain, over all classes of both."""
         x_bD = embedder(batch.image[0])
         prototype_KD = class_means(self.memory_RD, self.class_R, self.classes)
-        class_b = self.class_R[self._row(batch)]
+        class_b = self.class_R[rows_of(batch, self.sizes.classes)]
         loss_b = memory_nce(x_bD, class_b, prototype_KD, self.config.temperature)
         return Step(terms=by_domain(loss_b, batch.domain, self.sizes.classes), embedding=x_bD)
 
     def update(self, embedder: nn.Module, batch: Batch, step: Step) -> None:
         """Move each image's own row; a source image moves the row of its class."""
-        row_B, x_BD = gather_batch(batch.position, self._row(batch), step.embedding)
+        row_b = rows_of(batch, self.sizes.classes)
+        row_B, x_BD = gather_batch(batch.position, row_b, step.embedding)
         update_in_order(self.memory_RD, row_B, x_BD, self.config.momentum)
-
-    def _row(self, batch: Batch) -> Tensor:
-        target_row = self.sizes.classes + batch.row
-        return torch.where(batch.domain == SOURCE, batch.label[:, 0], target_row)
 
 
 DEMO = Config(

@@ -7,17 +7,20 @@ where the release trusts the order of the batch.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_core.batch import Batch, Round, Sizes, Step
 from reid_core.distributed import gather_batch, gather_rows, gather_with_grad, global_mean
 from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
+from reid_core.labels import Features, Labels
 from reid_core.losses.contrastive import memory_nce
 from reid_core.losses.sample_extension import (
     best_other_classes,
@@ -25,8 +28,9 @@ from reid_core.losses.sample_extension import (
     label_preserving,
     support_samples,
 )
-from reid_core.memory.updates import class_means, update_hardest, update_in_order
-from reid_core.method import Batch, Features, Labels, LabelSource, Preset, Round, Sizes, Step
+from reid_core.memory.classes import check_contrast, round_centroids
+from reid_core.memory.updates import update_hardest, update_in_order
+from reid_core.method import LabelSource, Preset
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.seeding import derive, generator
 from reid_core.settings import (
@@ -148,19 +152,14 @@ class Objective(nn.Module):
         Raises:
             ValueError: there are fewer than two clusters.
         """
-        label_N = start.target.label[:, 0]
-        count = int(label_N.max()) + 1
-        if count < 2:
-            raise ValueError(
-                f"{count} clusters: nothing to contrast; change --method.eps (0.4 to 0.7 is usual) or "
-                "--method.min-samples"
-            )
+        count = int(start.target.label[:, 0].max()) + 1
+        check_contrast(count)
         if self.config.supports >= count:
             logger.warning(
                 "supports = %d, but there are only %d other clusters in round %d: %d an image; 1 is usual",
                 self.config.supports, count - 1, start.number, count - 1,
             )  # fmt: skip
-        self.memory_CD = F.normalize(class_means(start.target.extracted, label_N, count), dim=1)
+        self.memory_CD = round_centroids(start)
 
     def forward(self, embedder: nn.Module, batch: Batch, progress: float) -> Step:
         """L = L_SE + beta L_LP (Eq. 8); the baseline is L_SE over the images alone."""
@@ -168,7 +167,8 @@ class Objective(nn.Module):
             return self._mixup(embedder, batch)
         label_b = batch.label[:, 0]
         x_bD = embedder(batch.image[0])
-        support_bKD = self._supports(x_bD, batch, progress)
+        draw = partial(self._draw, batch)
+        support_bKD = supports(self.config, x_bD, label_b, self.memory_CD, progress, draw)
         sample_bED = torch.cat([x_bD[:, None], support_bKD], dim=1)
         terms = {"extension": global_mean(self._nce(sample_bED, label_b))}
         if self.config.beta:
@@ -187,21 +187,11 @@ class Objective(nn.Module):
         x = torch.cat([x_BD, support_BKD.flatten(0, 1)])
         UPDATES[self.config.update](self.memory_CD, row, x, self.config.momentum)
 
-    def _supports(self, x_bD: Tensor, batch: Batch, progress: float) -> Tensor:
-        """(b, K, D) with gradient to ``x_bD``; K = 0 without support samples."""
-        config, label_b = self.config, batch.label[:, 0]
-        toward_bK = best_other_classes(self._score(x_bD.detach(), batch), label_b, config.supports)
-        degree = extension_degree(config.degree, config.lam0, progress)
-        return support_samples(x_bD, label_b, toward_bK, self.memory_CD, degree)
-
-    def _score(self, x_bD: Tensor, batch: Batch) -> Tensor:
-        """Of each cluster as a direction, (b, C): the largest are taken."""
-        if self.config.direction == "random":
-            g = generator(batch.seed, "direction")
-            score_BC = torch.rand(self.config.batch_size, len(self.memory_CD), generator=g)
-            return score_BC.to(x_bD)[batch.position]
-        similarity_bC = x_bD @ self.memory_CD.T
-        return similarity_bC if self.config.direction == "nearest" else -similarity_bC
+    def _draw(self, batch: Batch) -> Tensor:
+        """Uniform scores of the clusters for the images of this rank, of one draw for the global batch, (b, C)."""
+        g = generator(batch.seed, "direction")
+        score_BC = torch.rand(self.config.batch_size, len(self.memory_CD), generator=g)
+        return score_BC.to(self.memory_CD)[batch.position]
 
     def _nce(self, sample_bED: Tensor, label_b: Tensor) -> Tensor:
         """Eq. 6: one loss a sample, (b E,)."""
@@ -233,6 +223,34 @@ class Objective(nn.Module):
             embedding=x_bD,
             extra={"sample_bED": sample_bED, "row_b": row_b},
         )
+
+
+def supports(
+    config: Config,
+    x_bD: Tensor,
+    label_b: Tensor,
+    memory_CD: Tensor,
+    progress: float,
+    draw: Callable[[], Tensor],
+) -> Tensor:
+    """The support samples of images, (b, K, D) with gradient to ``x_bD``; K = 0 without support samples.
+
+    Args:
+        config: which clusters they are moved towards, how many samples there are, and how far they go.
+        x_bD: unit rows.
+        label_b: int64 in [0, C), their clusters.
+        memory_CD: the centroids.
+        progress: share of the run that is done, in [0, 1].
+        draw: uniform scores (b, C); called for random directions only.
+    """
+    if config.direction == "random":
+        score_bC = draw()
+    else:
+        similarity_bC = x_bD.detach() @ memory_CD.T
+        score_bC = similarity_bC if config.direction == "nearest" else -similarity_bC
+    toward_bK = best_other_classes(score_bC, label_b, config.supports)
+    degree = extension_degree(config.degree, config.lam0, progress)
+    return support_samples(x_bD, label_b, toward_bK, memory_CD, degree)
 
 
 def mixup_draw(alpha: float, batch_size: int, group: int, seed: int) -> tuple[float, Tensor]:

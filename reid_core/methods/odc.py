@@ -20,23 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import copy_from_first_rank, gather_batch, global_mean, mean_over_ranks
 from reid_core.errors import UsageError
 from reid_core.labelling.direct import kmeans
 from reid_core.labelling.given import given_labels
+from reid_core.labels import Features, Labels
 from reid_core.memory.online_clusters import OnlineClusters
-from reid_core.method import (
-    Batch,
-    Domain,
-    Features,
-    Labels,
-    LabelSource,
-    Preset,
-    Round,
-    Sizes,
-    Step,
-)
+from reid_core.method import LabelSource, Preset
 from reid_core.models.normalisation import GroupBatchNorm, move_running_statistics
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.seeding import generator

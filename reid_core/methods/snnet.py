@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.distributed import gather_batch, gather_rows, global_mean
 from reid_core.errors import UsageError
-from reid_core.labelling.positives import predict_positives
+from reid_core.labelling.online.positives import predict_positives
 from reid_core.losses.multilabel import mmcl, plain_pm1
 from reid_core.memory.pseudo_labels import PseudoLabelMemory
 from reid_core.memory.updates import update_in_order
-from reid_core.method import Batch, Domain, LabelSource, Preset, Round, Sizes, Step
+from reid_core.method import LabelSource, Preset
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL
 from reid_core.settings import ImageConfig, ModelConfig, check_group
 

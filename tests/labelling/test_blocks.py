@@ -8,7 +8,7 @@ from reid_core.labelling.engine import Engine, block_edges, shards_for
 from reid_core.labelling.jaccard import jaccard_graph
 from reid_core.labelling.neighbours import nearest
 from reid_core.labelling.tasks import InProcess
-from reid_core.method import Features
+from reid_core.labels import Features
 from tests.reference.features import people
 
 

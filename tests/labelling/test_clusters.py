@@ -5,7 +5,7 @@ from sklearn.cluster import DBSCAN
 from reid_core.labelling.blocks import Blocks
 from reid_core.labelling.clusters import cluster, confidence, without_singles
 from reid_core.labelling.tasks import InProcess
-from reid_core.method import Features, Labels
+from reid_core.labels import Features, Labels
 from tests.reference.features import normalised, people
 from tests.reference.jaccard import jaccard_distance
 

@@ -2,7 +2,7 @@ import numpy as np
 
 from reid_core.labelling.clusters import cluster
 from reid_core.labelling.given import given_labels
-from reid_core.method import Features
+from reid_core.labels import Features
 from tests.reference.features import people
 
 

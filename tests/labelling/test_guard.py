@@ -7,7 +7,7 @@ import pytest
 
 from reid_core.errors import UsageError
 from reid_core.labelling.guard import EPS_STEP, Guard, find_fault, guarded_labels
-from reid_core.method import Labels
+from reid_core.labels import Labels
 
 
 @dataclass(frozen=True, kw_only=True)

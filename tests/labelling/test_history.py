@@ -5,7 +5,7 @@ import pytest
 
 from reid_core.errors import UsageError
 from reid_core.labelling.history import compare
-from reid_core.method import Labels
+from reid_core.labels import Labels
 
 
 def labels(*levels: list[int] | np.ndarray, image_id: list[int] | None = None) -> Labels:

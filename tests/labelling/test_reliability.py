@@ -15,7 +15,7 @@ from reid_core.labelling.reliability import (
     reliable,
     reliable_clusters,
 )
-from reid_core.method import Features, Labels
+from reid_core.labels import Features, Labels
 from tests.reference import reliability as reference
 from tests.reference.features import people
 from tests.reference.jaccard import jaccard_distance

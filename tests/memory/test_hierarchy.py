@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reid_core.labelling.splitting import SplitRule
+from reid_core.batch import Sizes
+from reid_core.labelling.online.splitting import SplitRule
 from reid_core.memory.hierarchy import LabelHierarchy, Nodes, occurs_before, smallest_member
-from reid_core.method import Sizes
 from reid_core.methods.hcd import Config, Objective
 from tests.reference.hcd import Twin
 

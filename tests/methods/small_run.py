@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from reid_core import method as contract
+from reid_core.batch import SOURCE, TARGET, Domain, Round, Sizes
 from reid_core.data.decode import ImageStore
 from reid_core.data.loader import BatchLoader, TrainImages
 from reid_core.distributed import check_equal_on_ranks
-from reid_core.method import SOURCE, TARGET, Domain, Round, Sizes
 from reid_core.models.embedder import build_embedder
 from reid_core.seeding import derive
 from reid_core.settings import ImageConfig, ModelConfig, group_size

@@ -7,7 +7,8 @@ from sklearn.cluster import DBSCAN
 from torch import nn
 
 from reid_core import method as contract
-from reid_core.method import Domain, Features, Round, Sizes
+from reid_core.batch import Domain, Round, Sizes
+from reid_core.labels import Features
 from tests.reference.features import people
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from reid_core import method as contract
+from reid_core.batch import Sizes
 from reid_core.errors import UsageError
-from reid_core.method import Sizes
 from reid_core.methods import byol
 from reid_core.models.ema import teacher_of
 from tests.methods import small_run, two_views

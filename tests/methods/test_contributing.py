@@ -18,7 +18,7 @@ from torch import nn
 import tune_spaces
 from reid_core import method as contract
 from reid_core import methods
-from reid_core.method import Sizes
+from reid_core.batch import Sizes
 from reid_core.training import train_round
 from tests.methods import small_run
 from tests.ranks import run_ranks

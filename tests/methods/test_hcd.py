@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from reid_core import method as contract
+from reid_core.batch import Batch, Domain, Round, Sizes
 from reid_core.checkpoint import load_state, save_state
 from reid_core.errors import UsageError
-from reid_core.method import Batch, Domain, Features, Round, Sizes
+from reid_core.labels import Features
 from reid_core.methods import hcd
 from reid_core.training import reduce_terms, train_round
 from tests.methods import small_run

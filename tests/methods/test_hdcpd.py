@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reid_core import method as contract
+from reid_core.batch import SOURCE, TARGET, Batch, Round, Sizes
 from reid_core.data.decode import ImageStore
 from reid_core.data.loader import BatchLoader, TrainImages
 from reid_core.distributed import check_equal_on_ranks
 from reid_core.errors import UsageError
-from reid_core.method import SOURCE, TARGET, Batch, Round, Sizes
 from reid_core.methods import hdcpd
 from reid_core.models.ema import teacher_of
 from reid_core.models.embedder import build_embedder

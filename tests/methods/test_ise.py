@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reid_core import method as contract
+from reid_core.batch import Batch, Domain, Round, Sizes
 from reid_core.distributed import check_equal_on_ranks, rank, world_size
 from reid_core.errors import UsageError
-from reid_core.method import Batch, Domain, Features, Round, Sizes
+from reid_core.labels import Features
 from reid_core.methods import ise
 from reid_core.models.embedder import build_embedder
 from reid_core.seeding import derive, generator

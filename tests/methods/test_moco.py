@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from reid_core import method as contract
+from reid_core.batch import Sizes
 from reid_core.errors import UsageError
-from reid_core.method import Sizes
 from reid_core.methods import moco
 from reid_core.models.ema import teacher_of
 from reid_core.seeding import generator

@@ -15,8 +15,9 @@ from torch import nn
 
 from reid_core import distributed
 from reid_core import method as contract
+from reid_core.batch import TARGET, Batch, Domain, Round, Sizes
 from reid_core.errors import UsageError
-from reid_core.method import TARGET, Batch, Domain, Features, Round, Sizes
+from reid_core.labels import Features
 from reid_core.methods import odc
 from reid_core.methods.odc import Config, Head, Objective
 from reid_core.models.embedder import build_embedder

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from reid_core import method as contract
+from reid_core.batch import TARGET
 from reid_core.data.decode import ImageStore
 from reid_core.data.loader import BatchLoader, TrainImages
-from reid_core.method import TARGET
 from reid_core.settings import ImageConfig, ModelConfig
 from reid_core.training import train_round
 from tests.methods import small_run

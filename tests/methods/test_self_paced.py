@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from pipelines.run.job import RunSpec, TrainJob
 from pipelines.run.stages import label_stage, labels_path
 from reid_core import method as contract
+from reid_core.batch import Round
 from reid_core.distributed import check_equal_on_ranks
 from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
 from reid_core.labelling.engine import Engine
 from reid_core.labelling.reliability import THRESHOLD
 from reid_core.labelling.tasks import InProcess
-from reid_core.method import Features, Labels, Round
+from reid_core.labels import Features, Labels
 from reid_core.methods import hybrid_memory
 from reid_core.tables import IMAGES, LABELS, read_table
 from reid_core.training import reduce_terms, train_round

@@ -15,9 +15,9 @@ from torch import nn
 
 from reid_core import distributed
 from reid_core import method as contract
+from reid_core.batch import TARGET, Batch, Domain, Round, Sizes
 from reid_core.errors import UsageError
 from reid_core.losses.multilabel import mmcl
-from reid_core.method import TARGET, Batch, Domain, Round, Sizes
 from reid_core.methods import snnet
 from reid_core.methods.snnet import Config, Objective, SgdConfig
 from reid_core.models.embedder import build_embedder

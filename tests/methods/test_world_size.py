@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reid_core.method import SOURCE, TARGET
+from reid_core.batch import SOURCE, TARGET
 from tests.methods import small_run
 from tests.ranks import run_ranks
 from tests.reference import memory as reference

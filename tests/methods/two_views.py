@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from reid_core import method as contract
+from reid_core.batch import TARGET, Batch, Domain, Round, Sizes
 from reid_core.data.decode import ImageStore
 from reid_core.data.loader import BatchLoader, TrainImages
 from reid_core.distributed import check_equal_on_ranks
-from reid_core.method import TARGET, Batch, Domain, Round, Sizes
 from reid_core.models.embedder import build_embedder
 from reid_core.settings import ImageConfig, ModelConfig
 from reid_core.training import Learner, reduce_terms, train_round

@@ -12,7 +12,7 @@ from pipelines.cli import main
 from pipelines.cluster import parse_radii
 from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
-from reid_core.method import Features, Labels
+from reid_core.labels import Features, Labels
 from reid_core.tables import LABELS, read_table
 from tests.reference.features import people
 

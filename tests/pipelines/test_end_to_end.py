@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import main
-from reid_core.method import Labels
+from reid_core.labels import Labels
 from reid_core.tables import LABELS, feature_matrix, read_features, read_table
 
 TINY = [

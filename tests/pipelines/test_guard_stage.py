@@ -16,7 +16,7 @@ from reid_core.errors import UsageError
 from reid_core.labelling.engine import Engine
 from reid_core.labelling.guard import Guard
 from reid_core.labelling.tasks import InProcess
-from reid_core.method import Labels
+from reid_core.labels import Labels
 from reid_core.tables import IMAGES, LABELS, read_table
 
 GROUPS, MEMBERS = 4, 10

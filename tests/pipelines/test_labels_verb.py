@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import main
-from reid_core.method import Labels
+from reid_core.labels import Labels
 
 
 def write(path: Path, *levels: list[int]) -> str:

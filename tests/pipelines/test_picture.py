@@ -16,9 +16,9 @@ from matplotlib.image import imread
 from pipelines import picture
 from pipelines.cli import main
 from pipelines.run.stages import label_table, labels_path
+from reid_core.batch import Batch, Domain, Round, Sizes
 from reid_core.data.datasets import scan
 from reid_core.labelling.given import given_labels
-from reid_core.method import Batch, Domain, Round, Sizes
 from reid_core.methods import ise
 from reid_core.models.embedder import build_embedder, save_embedder
 from reid_core.tables import features_table, write_table

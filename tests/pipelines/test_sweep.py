@@ -41,7 +41,7 @@ from reid_core.labelling.jaccard import jaccard_graph
 from reid_core.labelling.neighbours import nearest
 from reid_core.labelling.quality import label_free_score
 from reid_core.labelling.tasks import InProcess
-from reid_core.method import Features
+from reid_core.labels import Features
 from tests.pipelines.test_end_to_end import TINY
 from tests.reference.features import people
 

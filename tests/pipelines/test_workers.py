@@ -9,7 +9,7 @@ import torch
 
 from pipelines.cli import main
 from reid_core.data.datasets import synthetic
-from reid_core.method import Labels
+from reid_core.labels import Labels
 from reid_core.tables import LABELS, read_table
 from tests.pipelines.test_end_to_end import TINY
 

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reid_core.labelling.propagation import affinity, mutual_nearest, normalise, propagate
+from reid_core.labelling.online.propagation import affinity, mutual_nearest, normalise, propagate
 
 PEAK = (0.4, 0.8)  # similarity of an anchor to the most similar denser node
 MUTUAL = 30  # in clusters of more nodes, only mutual nearest pairs have an edge

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reid_core.labelling import positives
-from reid_core.labelling.positives import predict_positives
+from reid_core.labelling.online import positives
+from reid_core.labelling.online.positives import predict_positives
 from tests.reference import snnet as reference
 
 ANGLES = (0, 12, 40, 50, 55, 61, 120)

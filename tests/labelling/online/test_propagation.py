@@ -7,15 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reid_core.labelling.neighbourhood import NeighbourRule, best_neighbours, neighbourhood
-from reid_core.labelling.propagation import (
+from reid_core.labelling.online.neighbourhood import NeighbourRule, best_neighbours, neighbourhood
+from reid_core.labelling.online.propagation import (
     affinity,
     mutual_nearest,
     normalise,
     propagate,
     reach_first,
 )
-from reid_core.labelling.splitting import SplitRule, find_anchors, split
+from reid_core.labelling.online.splitting import SplitRule, find_anchors, split
 from tests.reference import hcd as reference
 
 

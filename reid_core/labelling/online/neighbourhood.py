@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reid_core.labelling.propagation import reach_first
+from reid_core.labelling.online.propagation import reach_first
 
 LINES = 16  # of which the rows are gathered at a time: they fit a CPU's cache
 
