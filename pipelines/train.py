@@ -155,7 +155,9 @@ def check_labels(job: TrainJob[Any]) -> None:
         raise UsageError(f"--shards {job.shards}; counts blocks from 1, and 0 chooses")
     for name, asked in (("faiss", job.knn == "faiss"), ("cuml", job.backend == "cuml")):
         if asked and not find_spec(name):
-            raise UsageError(f"{name} is not installed: pip install 'reid[cpu]' or 'reid[gpu]'")
+            raise UsageError(
+                f"{name} is not installed: pip install '.[cpu]' or '.[gpu]' in the checkout"
+            )
     if job.backend == "cuml" and not job.gpu:
         raise UsageError("--backend cuml needs --gpu; leave one out or give both")
     if job.guard.policy == "widen-eps" and not hasattr(job.method, "eps"):
