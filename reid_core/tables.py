@@ -3,15 +3,20 @@
 Every table is keyed by ``image_id``. Row order is never trusted: a reader sorts.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from reid_core.storage import atomic_path, open_folder
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 SPLITS = ("train", "query", "gallery")
 ROW_GROUP = 16_384  # rows that are read together; of a sorted table a block reads only its own
@@ -179,6 +184,8 @@ def _with_type(table: pa.Table, field: pa.Field, where: str) -> pa.Table:
 
 
 def _dataset(path: str | Path) -> ds.Dataset:
+    import pyarrow.dataset as ds  # with it comes pandas
+
     filesystem, inner = open_folder(path)
     try:
         return ds.dataset(inner, filesystem=filesystem, format="parquet")

@@ -16,15 +16,17 @@ import pyarrow.fs as pafs
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as TF
+from torch.nn import functional as F
+from torchcodec.decoders import decode_image  # pyright: ignore[reportPrivateImportUsage]
 
 from reid_core.storage import open_folder
 
 logger = logging.getLogger(__name__)
 
-FAST_FORMATS = (b"\xff\xd8\xff", b"\x89PNG")  # JPEG and PNG: torchvision, 3 times as fast as Pillow
+FAST_FORMATS = (
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+)  # JPEG and PNG: torchcodec, 3 times as fast as Pillow
 
 
 def decode(content: bytes) -> Tensor:
@@ -45,15 +47,12 @@ def decode(content: bytes) -> Tensor:
 
 
 def _decode_fast(content: bytes) -> Tensor:
+    encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     try:
-        image = decode_image(
-            torch.frombuffer(bytearray(content), dtype=torch.uint8),
-            ImageReadMode.RGB,
-            apply_exif_orientation=True,
-        )
+        image = decode_image(encoded, mode="RGB", output_dtype="auto")
     except RuntimeError as error:
         reason = str(error).splitlines()[0].rpartition(", ")[2]  # drops the place in the C++ source
-        raise ValueError(f"no whole JPEG or PNG image: {reason}") from error
+        raise ValueError(f"no whole JPEG or PNG image: {reason.rstrip('.')}") from error
     if image.dtype == torch.uint16:  # a PNG of 16 bits: keep the upper 8
         image = (image.int() >> 8).to(torch.uint8)
     return image
@@ -161,4 +160,5 @@ def load(store: ImageStore, path: str, height: int, width: int) -> Tensor:
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
     """Resize (3, H, W) uint8 to (3, height, width), bicubic with antialias."""
-    return TF.resize(image, [height, width], InterpolationMode.BICUBIC, antialias=True)
+    (resized,) = F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)
+    return resized

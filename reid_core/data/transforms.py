@@ -9,8 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional as TF
+from torch.nn import functional as F
 
 from reid_core.data.decode import resize
 from reid_core.settings import ImageConfig
@@ -100,10 +99,12 @@ def _shift_crop(image: Tensor, pad: int, rng: random.Random) -> Tensor:
     """Pad with zeros on all sides, then crop the old size at a random place."""
     height, width = image.shape[1:]
     top, left = rng.randint(0, 2 * pad), rng.randint(0, 2 * pad)
-    return TF.pad(image, [pad])[:, top : top + height, left : left + width]
+    return F.pad(image, (pad, pad, pad, pad))[:, top : top + height, left : left + width]
 
 
 def _affine(image: Tensor, config: ImageConfig, border: list[float], rng: random.Random) -> Tensor:
+    from torchvision.transforms.v2 import functional as TF  # imported in 4 s, and few sets need it
+
     height, width = image.shape[1:]
     fill = torch.tensor(border)[:, None, None]
     moved = TF.affine(
@@ -112,13 +113,15 @@ def _affine(image: Tensor, config: ImageConfig, border: list[float], rng: random
         translate=[rng.uniform(-config.shift, config.shift) * side for side in (width, height)],
         scale=rng.uniform(1 - config.zoom, 1 + config.zoom),
         shear=[rng.uniform(-config.shear, config.shear), 0.0],
-        interpolation=InterpolationMode.BILINEAR,
+        interpolation=TF.InterpolationMode.BILINEAR,
     )
     return (moved + fill).round().to(torch.uint8)
 
 
 def _jitter(image: Tensor, strength: float, rng: random.Random) -> Tensor:
     """Change brightness, contrast and saturation by factors around 1, in random order."""
+    from torchvision.transforms.v2 import functional as TF
+
     changes = [TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation]
     rng.shuffle(changes)
     for change in changes:

@@ -168,7 +168,7 @@ def cuml_class() -> Any:
         from cuml.cluster import DBSCAN  # type: ignore[import-not-found]
     except ImportError as error:
         raise UsageError(
-            "DBSCAN backend 'cuml' is not installed: pip install 'reid[gpu]', "
+            "DBSCAN backend 'cuml' is not installed: pip install '.[gpu]' in the checkout, "
             "or choose the backend 'cpu'"
         ) from error
     return DBSCAN

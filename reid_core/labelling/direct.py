@@ -3,7 +3,6 @@
 from typing import Literal
 
 import numpy as np
-from sklearn.cluster import DBSCAN
 
 from reid_core.labelling.cuml_dbscan import cuml_class, free_bytes
 from reid_core.labelling.screens import import_faiss
@@ -40,6 +39,8 @@ def feature_dbscan(
         )
         found.fit(feature.copy())  # with the cosine metric cuML writes to its input
     else:
+        from sklearn.cluster import DBSCAN
+
         found = DBSCAN(
             eps=eps, min_samples=min_samples, metric=metric, algorithm="brute", n_jobs=-1
         )

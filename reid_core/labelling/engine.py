@@ -49,7 +49,7 @@ class Engine:
             return False
         missing = "" if self.tasks.gpu else "there is no GPU"
         if not find_spec("cuml"):
-            missing = "cuML is not installed (pip install 'reid[gpu]')"
+            missing = "cuML is not installed (pip install '.[gpu]' in the checkout)"
         if missing and self.backend == "cuml":
             raise UsageError(f"label backend 'cuml': {missing}; choose the backend 'cpu'")
         logger.info("label backend %s", f"cpu: {missing}" if missing else "cuml")

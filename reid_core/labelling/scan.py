@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import adjusted_rand_score
 
 from reid_core.labelling.clusters import without_singles
 from reid_core.labelling.dbscan import dbscan
@@ -56,6 +55,8 @@ def recommend(rows: Sequence[dict[str, float]]) -> int:
 
 
 def _row(graph: Graph, eps: float, min_samples: int, pid: np.ndarray | None) -> dict[str, float]:
+    from sklearn.metrics import adjusted_rand_score
+
     below, label, above = (
         without_singles(*dbscan(graph, radius, min_samples))[0]
         for radius in (max(eps - STEP, eps / 2), eps, min(eps + STEP, graph.eps))

@@ -104,7 +104,7 @@ def import_faiss(otherwise: str) -> Any:
         import faiss
     except ImportError as error:
         raise UsageError(
-            f"faiss is not installed: pip install 'reid[cpu]' or 'reid[gpu]', or {otherwise}"
+            f"faiss is not installed: pip install '.[cpu]' or '.[gpu]' in the checkout, or {otherwise}"
         ) from error
     return faiss
 

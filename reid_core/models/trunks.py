@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import torchvision.models as zoo
 from torch import nn
 
 from reid_core.models.osnet import osnet_x1_0
@@ -22,9 +21,11 @@ class Trunk(NamedTuple):
     file: str | None  # public ImageNet weights, by their name in the cache of torch.hub
 
 
-def resnet(build: Callable[..., zoo.ResNet]) -> nn.Sequential:
-    """A ResNet up to its map (b, D, H / 16, W / 16): last stride 1, see methods.md 1.1."""
-    net = build(weights=None)
+def resnet(name: str) -> nn.Sequential:
+    """A ResNet of torchvision up to its map (b, D, H / 16, W / 16): last stride 1, see methods.md 1.1."""
+    import torchvision.models as zoo  # imported in 4 s: only where one of its networks is made
+
+    net = getattr(zoo, name)(weights=None)
     for layer in net.layer4[0].modules():
         if isinstance(layer, nn.Conv2d):
             layer.stride = (1, 1)
@@ -35,6 +36,8 @@ def resnet(build: Callable[..., zoo.ResNet]) -> nn.Sequential:
 
 def squeezenet() -> nn.Sequential:
     """SqueezeNet 1.1 up to its map (b, 512, about H / 16, about W / 16); it has no BatchNorm."""
+    import torchvision.models as zoo
+
     return nn.Sequential(OrderedDict(features=zoo.squeezenet1_1(weights=None).features))
 
 
@@ -61,10 +64,10 @@ def _stage(before: int, after: int, stride: int = 1) -> nn.Sequential:
 
 
 TRUNKS: dict[str, Trunk] = {
-    "resnet18": Trunk(partial(resnet, zoo.resnet18), 512, "resnet18-f37072fd.pth"),
-    "resnet34": Trunk(partial(resnet, zoo.resnet34), 512, "resnet34-b627a593.pth"),
-    "resnet50": Trunk(partial(resnet, zoo.resnet50), 2048, "resnet50-0676ba61.pth"),
-    "resnet101": Trunk(partial(resnet, zoo.resnet101), 2048, "resnet101-63fe2227.pth"),
+    "resnet18": Trunk(partial(resnet, "resnet18"), 512, "resnet18-f37072fd.pth"),
+    "resnet34": Trunk(partial(resnet, "resnet34"), 512, "resnet34-b627a593.pth"),
+    "resnet50": Trunk(partial(resnet, "resnet50"), 2048, "resnet50-0676ba61.pth"),
+    "resnet101": Trunk(partial(resnet, "resnet101"), 2048, "resnet101-63fe2227.pth"),
     "osnet_x1_0": Trunk(osnet_x1_0, 512, "osnet_x1_0_imagenet.pth"),
     "squeezenet1_1": Trunk(squeezenet, 512, "squeezenet1_1-b8a52dc0.pth"),
     "tiny": Trunk(tiny, 256, None),

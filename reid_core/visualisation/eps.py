@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from reid_core.storage import write_bytes
 
 PANELS = {
@@ -28,6 +26,8 @@ def plot_scan(rows: Sequence[dict[str, float]], chosen: int, path: str | Path) -
         chosen: index of the recommended row.
         path: of the picture.
     """
+    from matplotlib.figure import Figure
+
     names = [name for name in PANELS if name in rows[0]]
     height = -(-len(names) // COLUMNS)
     figure = Figure(figsize=(3 * COLUMNS, 2.4 * height), layout="constrained")

@@ -1,15 +1,19 @@
 """The images of coarse clusters, level by level (HCD, S-Figure 1). N images, M of them drawn, H levels."""
 
-from collections.abc import Mapping
+from __future__ import annotations
 
-import matplotlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from reid_core.labelling.quality import single_outliers
 
-COLOURS = np.array(matplotlib.colormaps["Set3"].colors)  # type: ignore[attr-defined]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = "Set3"  # a map of matplotlib
 WHITE = 1.0
 TILE = 0.5  # width, inches
 FRAME = 0.1  # colour around an image, as a share of the tile
@@ -52,6 +56,8 @@ def hierarchy_figure(
         drawn: rows (M,) by coarse cluster, as from ``members`` or some of them in the same order.
         images: (height, width, 3) uint8 by row, all of one size; shown in place of the image ids.
     """
+    from matplotlib.figure import Figure
+
     first = next(iter(images.values())) if images else np.empty((1, 1))
     tall = first.shape[0] / first.shape[1]
     levels, columns = label_NH.shape[1], max(len(row_M) for row_M in drawn.values())
@@ -78,10 +84,13 @@ def hierarchy_figure(
 
 def tile_colours(label_MH: np.ndarray) -> np.ndarray:
     """The colour of every image on every level, (H, M, 3); ``label_MH`` (M, H) of the drawn images."""
+    import matplotlib
+
+    colours = np.array(matplotlib.colormaps[COLOURS].colors)  # type: ignore[attr-defined]
     first_HM = np.stack([_first_places(level_M) for level_M in label_MH.T])
     begins_M = first_HM[0] == np.arange(len(label_MH))
     part_M = begins_M.cumsum() - 1
-    colour_HM3 = COLOURS[part_M[first_HM] % len(COLOURS)]
+    colour_HM3 = colours[part_M[first_HM] % len(colours)]
     return np.where(label_MH.T[:, :, None] < 0, WHITE, colour_HM3)
 
 

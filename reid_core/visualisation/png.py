@@ -1,8 +1,12 @@
 """A figure as the content of a PNG file."""
 
-from io import BytesIO
+from __future__ import annotations
 
-from matplotlib.figure import Figure
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DPI = 120
 

@@ -1,10 +1,12 @@
 """How well a run's labels agree with the true ids, round by round, runs side by side (ISE, Figure 4)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from __future__ import annotations
 
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KINDS: dict[str, Literal["-", ":"]] = {
     "singletons": "-",
@@ -44,6 +46,9 @@ def quality_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     Args:
         runs: the lines of ``metrics.jsonl``, by what to call the run.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
     height = -(-len(PANELS) // COLUMNS)
     figure = Figure(figsize=(3 * COLUMNS, 2.4 * height + 0.6), layout="constrained")
     panels = figure.subplots(height, COLUMNS, sharex=True).flat

@@ -1,9 +1,12 @@
 """One swept setting against what came out: ours with the spread over seeds, the papers' beside it. P points."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
-from matplotlib.figure import Figure
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLES = {"mAP": "mAP (%)", "label_free": "label-free score"}
 WORD_INCHES = 1.1  # of a point that is named by words
@@ -24,6 +27,8 @@ def sweep_figure(
         ours: for each of ``TITLES``, P pairs of mean and standard deviation, None where there is none.
         theirs: for each of the papers' data sets, P mAP in per cent, None likewise.
     """
+    from matplotlib.figure import Figure
+
     names = [n for n in TITLES if any(ours.get(n, ())) or (n == "mAP" and theirs)]
     words = not all(isinstance(point, int | float) for point in points)
     place = list(range(len(points))) if words else list(points)

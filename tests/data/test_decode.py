@@ -11,8 +11,6 @@ from PIL import Image
 from reid_core.data import decode as module
 from reid_core.data.decode import ImageStore, decode, load
 
-pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
-
 
 def picture(height: int = 64, width: int = 32) -> Image.Image:
     """A smooth colour picture."""
@@ -79,6 +77,13 @@ def test_a_jpeg_whose_end_is_zeros_is_refused() -> None:
     content = encode(picture(256, 128), "JPEG")
     with pytest.raises(ValueError, match="truncated"):
         decode(content[: len(content) // 2] + bytes(len(content) // 2))
+
+
+def test_a_png_with_one_wrong_byte_is_refused() -> None:
+    content = bytearray(encode(picture(), "PNG"))
+    content[content.index(b"IDAT") + 100] ^= 1
+    with pytest.raises(ValueError, match="incorrect data check"):
+        decode(bytes(content))
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff\xe0junk", b"\x89PNG\r\n\x1a\n"])
