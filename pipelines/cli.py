@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from reid_core.errors import UsageError
 
@@ -28,6 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(usage())  # noqa: T201
         return 0 if words else 2
+    if words[0] == "--version":
+        print(f"reid {_version()}")  # noqa: T201
+        return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("faiss").setLevel(logging.WARNING)
     try:
@@ -52,3 +56,16 @@ def usage() -> str:
     """The verbs, one a line."""
     lines = [f"  {verb:<10}{about}" for verb, about in VERBS.items()]
     return "\n".join(["usage: reid VERB [flags]; reid VERB --help explains them", *lines])
+
+
+def _version() -> str:
+    """That of the installed distribution; a job brings the code alone, with pyproject.toml beside it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("reid-ray")
+    except PackageNotFoundError:
+        import tomllib
+
+        project = Path(__file__).parents[1] / "pyproject.toml"
+        return tomllib.loads(project.read_text())["project"]["version"]
