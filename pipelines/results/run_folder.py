@@ -21,13 +21,21 @@ from typing import Any
 
 import pyarrow.fs as pafs
 import torch
-from tensorboardX import SummaryWriter
 
 from pipelines.results.saved_run import of_kind, read_config, read_lines
 from reid_core.errors import UsageError
 from reid_core.storage import exists, join, open_folder, read_bytes, write_bytes
 
-PACKAGES = ("torch", "torchvision", "ray", "numpy", "pyarrow", "scikit-learn", "numba")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "torchcodec",
+    "ray",
+    "numpy",
+    "pyarrow",
+    "scikit-learn",
+    "numba",
+)
 CODE = ("pipelines", "reid_core", "tune_spaces")
 EVALUATION = (
     "round",
@@ -71,6 +79,8 @@ class RunFolder:
         self.log = logging.FileHandler(self.local / "log.txt")
         self.log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger().addHandler(self.log)
+        from tensorboardX import SummaryWriter  # with it comes boto3
+
         self.board = SummaryWriter(str(self.local / "tensorboard"))
 
     def _check_same(self, saved: dict[str, Any], asked: dict[str, Any]) -> None:

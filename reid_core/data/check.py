@@ -13,7 +13,6 @@ from reid_core.data.decode import decode
 from reid_core.tables import SPLITS
 
 _BLOCK = 1024  # images handed to the threads at a time
-_NOT_JUNK = pc.field("pid").is_null() | (pc.field("pid") != -1)
 
 _Key = tuple[int | None, int | None]  # pid, camid
 
@@ -32,8 +31,9 @@ class Subset(NamedTuple):
 def subset_table(found: Found) -> list[Subset]:
     """One row a split that has images, or for which numbers were published."""
     rows = []
+    not_junk = pc.field("pid").is_null() | (pc.field("pid") != -1)
     for split in SPLITS:
-        images = found.images.filter((pc.field("split") == split) & _NOT_JUNK)
+        images = found.images.filter((pc.field("split") == split) & not_junk)
         ids, number = found.published.get(split, (None, None))
         if len(images) or number:
             counts = _distinct(images["pid"]), len(images), _distinct(images["camid"])
