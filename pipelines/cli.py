@@ -1,10 +1,12 @@
 """The command line: one verb, one file; errors are one message. Exit code 0 done, 1 failed, 2 wrong use."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 
 from reid_core.errors import UsageError
 
@@ -23,33 +25,60 @@ VERBS = {
 }
 
 
+GOES_ON = ("demo", "train", "sweep")  # verbs that go on where they stopped
+
+
+class _Lines(logging.StreamHandler[TextIO]):
+    """Log lines on the terminal, above a progress bar where one is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+        except OSError:  # the reader of a pipe has gone; the work has not
+            self.handleError(record)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``reid VERB ...`` and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Lines(sys.stderr)])
+    logging.getLogger("faiss").setLevel(logging.WARNING)
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except SystemExit as done:  # tyro has printed its help or its error
+        code = int(done.code or 0)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except UsageError as error:
+        print(f"reid: {error}", file=sys.stderr)  # noqa: T201
+        code = 2
+    except (ValueError, OSError, TimeoutError) as error:
+        logging.getLogger(__name__).debug("failed", exc_info=error)
+        print(f"reid: {error}", file=sys.stderr)  # noqa: T201
+        code = 1
+    except KeyboardInterrupt:
+        more = "; the same command goes on from the last round" if words[0] in GOES_ON else ""
+        print(f"reid: stopped{more}", file=sys.stderr)  # noqa: T201
+        code = 1
+    return code
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(usage())  # noqa: T201
         return 0 if words else 2
     if words[0] == "--version":
         print(f"reid {_version()}")  # noqa: T201
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("faiss").setLevel(logging.WARNING)
-    try:
-        if words[0] not in VERBS:
-            raise UsageError(f"no verb {words[0]!r}\n{usage()}")
-        return import_module(f"pipelines.{words[0]}").main(words[1:])
-    except SystemExit as done:  # tyro has printed its help or its error
-        return int(done.code or 0)
-    except UsageError as error:
-        print(f"reid: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except (ValueError, OSError, TimeoutError) as error:
-        logging.getLogger(__name__).debug("failed", exc_info=error)
-        print(f"reid: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    except KeyboardInterrupt:
-        print("reid: stopped; the same command goes on from the last round", file=sys.stderr)  # noqa: T201
-        return 1
+    if words[0] not in VERBS:
+        raise UsageError(f"no verb {words[0]!r}\n{usage()}")
+    if not {"-h", "--help", "--list"} & set(words):
+        logging.getLogger(__name__).info("reid %s", words[0])  # its packages take seconds to load
+    return import_module(f"pipelines.{words[0]}").main(words[1:])
 
 
 def usage() -> str:
