@@ -4,19 +4,17 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 import torch
 import tyro
 
 from pipelines.images.blocks import block_dataset, told_when_stuck
 from pipelines.images.extraction import BlockEmbedder
 from pipelines.images.inputs import default_cache, open_store
-from pipelines.nodes.runtime import ray_session
 from pipelines.results.bar import Bar
 from reid_core.data.datasets import scan
 from reid_core.errors import UsageError
@@ -24,6 +22,9 @@ from reid_core.models.embedder import build_embedder, load_embedder
 from reid_core.settings import ImageConfig, ModelConfig
 from reid_core.storage import atomic_path
 from reid_core.tables import SPLITS, features_schema, features_table
+
+if TYPE_CHECKING:
+    import ray.data
 
 REPLICA_CPUS = 0.4  # unlike DECODE_CPUS, or Ray would fuse decoding and embedding into one process
 logger = logging.getLogger(__name__)
@@ -94,6 +95,10 @@ def run(job: ExtractJob) -> int:
         raise UsageError(
             f"{job.data}: no images of split {job.split!r}; `reid scan` tells which there are"
         )
+    import ray.data
+
+    from pipelines.nodes.runtime import ray_session
+
     with ray_session(), told_when_stuck():
         if job.gpu and ray.cluster_resources().get("GPU", 0) < job.workers:
             raise UsageError(
@@ -117,7 +122,7 @@ def run(job: ExtractJob) -> int:
         return _write(dataset, chosen, job)
 
 
-def _write(dataset: ray.data.Dataset, images: Any, job: ExtractJob) -> int:
+def _write(dataset: "ray.data.Dataset", images: Any, job: ExtractJob) -> int:
     written, failed, writer = 0, [], None
     with (
         atomic_path(job.out) as (filesystem, temporary),
