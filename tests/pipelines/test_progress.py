@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 from ray.exceptions import RayActorError
 
-from pipelines.results.progress import Listener, forward_logs
+from pipelines.nodes.inside import forward_logs
+from pipelines.results.progress import Listener
 from pipelines.results.run_folder import RunFolder, summarise
 from reid_core.labelling.given import given_labels
 from reid_core.tables import IMAGES, write_table
