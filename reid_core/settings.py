@@ -1,8 +1,9 @@
 """Settings that every method shares: network, images, optimiser. Frozen; a wrong value fails at once."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from reid_core.errors import UsageError
 
@@ -68,17 +69,16 @@ class ImageConfig:
     """Probability that such a copy stands in for an image."""
 
     def __post_init__(self) -> None:
-        if self.height < 16 or self.width < 16:
-            raise UsageError(
-                f"images.height x width = {self.height}x{self.width}; use at least 16x16"
-            )
-        for name in ("flip", "erase", "shift", "zoom", "jitter", "camstyle"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"images.{name} = {getattr(self, name)}; must lie in [0, 1]")
-        if not 0 < self.crop <= 1:
-            raise UsageError(f"images.crop = {self.crop}; must lie in (0, 1], 0.64 is usual")
-        if self.pad < 0:
-            raise UsageError(f"images.pad = {self.pad}; must be 0 or more pixels")
+        shares = ("flip", "erase", "shift", "zoom", "jitter", "camstyle")
+        check_ranges(
+            vars(self),
+            ("height", self.height >= 16, "at least 16 pixels, 256 is usual"),
+            ("width", self.width >= 16, "at least 16 pixels, 128 is usual"),
+            *((name, 0 <= vars(self)[name] <= 1, "in [0, 1]") for name in shares),
+            ("crop", 0 < self.crop <= 1, "in (0, 1], 0.64 is usual"),
+            ("pad", self.pad >= 0, "0 or more pixels, 10 is usual"),
+            prefix="images.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +95,16 @@ class AdamConfig:
     """Factor on the learning rate every ``step_rounds`` rounds."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.step_rounds <= 0:
-            raise UsageError(
-                f"optim.lr = {self.lr}, step_rounds = {self.step_rounds}; use lr > 0 (3.5e-4 is usual), "
-                "step_rounds > 0 (20 is usual; below 1 it is a share of the rounds)"
-            )
+        check_ranges(
+            vars(self),
+            ("lr", self.lr > 0, "positive, 3.5e-4 is usual"),
+            (
+                "step_rounds",
+                self.step_rounds > 0,
+                "positive, 20 is usual; below 1 it is a share of the rounds",
+            ),
+            prefix="optim.",
+        )
 
 
 class Batching(Protocol):
@@ -126,25 +131,46 @@ class Training(Batching, Protocol):
     def instances(self) -> int: ...
 
 
+def check_ranges(
+    values: Mapping[str, Any], *rules: tuple[str, bool, str], prefix: str = ""
+) -> None:
+    """Refuse a setting outside its range, naming it, its value, the range and what is usual.
+
+    Args:
+        values: the settings by name, of a Config ``vars(self)``.
+        rules: for each setting its name, whether the value fits, and what would: "in (0, 1), 0.5 is usual".
+        prefix: of the names in messages.
+
+    Raises:
+        UsageError: a value does not fit.
+    """
+    for name, fits, what in rules:
+        if not fits:
+            raise UsageError(f"{prefix}{name} = {values[name]}; must be {what}")
+
+
 def check_clustering(eps: float, min_samples: int, k1: int, k2: int) -> None:
-    """Refuse label settings that cannot work, naming the setting and its usual range."""
-    if not 0 < eps < 1:
-        raise UsageError(f"eps = {eps}; must lie in (0, 1), 0.4 to 0.7 is usual")
-    if min_samples < 1:
-        raise UsageError(f"min_samples = {min_samples}; must be at least 1, 4 is usual")
-    if not 1 <= k2 <= k1:
-        raise UsageError(f"k1 = {k1}, k2 = {k2}; need 1 <= k2 <= k1, 30 and 6 are usual")
+    """Refuse label settings that cannot work."""
+    check_ranges(
+        {"eps": eps, "min_samples": min_samples, "k1": k1, "k2": k2},
+        ("eps", 0 < eps < 1, "in (0, 1), 0.4 to 0.7 is usual"),
+        ("min_samples", min_samples >= 1, "at least 1, 4 is usual"),
+        ("k1", k1 >= 1, "at least 1, 20 or 30 is usual"),
+        ("k2", 1 <= k2 <= k1, f"from 1 to k1 = {k1}, 6 is usual"),
+    )
 
 
 def check_training(config: Training) -> None:
-    """Refuse training settings that cannot work, naming the setting and its usual range."""
-    if config.temperature <= 0:
-        raise UsageError(f"temperature = {config.temperature}; must be positive, 0.05 is usual")
-    if not 0 <= config.momentum < 1:
-        raise UsageError(f"momentum = {config.momentum}; must lie in [0, 1), 0.1 or 0.2 is usual")
-    for name in ("rounds", "steps", "batch_size", "instances"):
-        if getattr(config, name) < 1:
-            raise UsageError(f"{name} = {getattr(config, name)}; must be at least 1")
+    """Refuse training settings that cannot work."""
+    check_ranges(
+        vars(config),
+        ("temperature", config.temperature > 0, "positive, 0.05 is usual"),
+        ("momentum", 0 <= config.momentum < 1, "in [0, 1), 0.1 or 0.2 is usual"),
+        ("rounds", config.rounds >= 1, "at least 1, 50 to 70 is usual"),
+        ("steps", config.steps >= 1, "at least 1, 100 to 400 is usual"),
+        ("batch_size", config.batch_size >= 1, "at least 1, 64 or 256 is usual"),
+        ("instances", config.instances >= 1, "at least 1, 4 or 16 is usual"),
+    )
     check_group(config)
     if group_size(config) < 2 * config.instances:
         logger.warning(

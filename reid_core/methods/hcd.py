@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import copy_from_first_rank, gather_batch
-from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
 from reid_core.labelling.online.neighbourhood import NeighbourRule, best_neighbours, neighbourhood
 from reid_core.labelling.online.splitting import SplitRule
@@ -39,6 +38,7 @@ from reid_core.settings import (
     ImageConfig,
     ModelConfig,
     check_clustering,
+    check_ranges,
     check_training,
     counted,
 )
@@ -126,26 +126,20 @@ class Config:
     def __post_init__(self) -> None:
         check_clustering(self.eps, self.min_samples, self.k1, self.k2)
         check_training(self)
-        for name in ("alpha_m", "alpha_s"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(
-                    f"{name} = {getattr(self, name)}; must lie in [0, 1), 0.1 to 0.99 is usual"
-                )
-        least = {
-            "levels": (1, "2 or 3 is usual"),
-            "anchors": (2, "2 to 16 is usual; split False for none"),
-            "neighbours": (2, "64 is usual"),
-            "connect": (1, "30 is usual"),
-            "nearest": (1, "20 is usual"),
-            "split_gap": (0, "2 is usual"),
-            "split_limit": (1, "4096 is usual"),
-            "start_iter": (0, "400 is usual"),
-        }
-        for name, (low, usual) in least.items():
-            if getattr(self, name) is not None and getattr(self, name) < low:
-                raise UsageError(f"{name} = {getattr(self, name)}; must be at least {low}, {usual}")
-        if self.sigma <= 0:
-            raise UsageError(f"sigma = {self.sigma}; must be positive, 0.1 to 0.4 is usual")
+        check_ranges(
+            vars(self),
+            ("alpha_m", 0 <= self.alpha_m < 1, "in [0, 1), 0.1 to 0.99 is usual"),
+            ("alpha_s", 0 <= self.alpha_s < 1, "in [0, 1), 0.1 to 0.99 is usual"),
+            ("levels", self.levels >= 1, "at least 1, 2 or 3 is usual"),
+            ("anchors", self.anchors >= 2, "at least 2, 2 to 16 is usual; split False for none"),
+            ("neighbours", self.neighbours >= 2, "at least 2, 64 is usual"),
+            ("connect", self.connect >= 1, "at least 1, 30 is usual"),
+            ("nearest", self.nearest >= 1, "at least 1, 20 is usual"),
+            ("split_gap", self.split_gap >= 0, "0 or more, 2 is usual"),
+            ("split_limit", self.split_limit >= 1, "at least 1, 4096 is usual"),
+            ("start_iter", (self.start_iter or 0) >= 0, "0 or more, 400 is usual"),
+            ("sigma", self.sigma > 0, "positive, 0.1 to 0.4 is usual"),
+        )
 
 
 def assign_labels(config: Config, features: Features, previous: Labels | None) -> Labels:

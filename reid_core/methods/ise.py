@@ -38,6 +38,7 @@ from reid_core.settings import (
     ImageConfig,
     ModelConfig,
     check_clustering,
+    check_ranges,
     check_training,
     group_size,
 )
@@ -103,18 +104,14 @@ class Config:
     def __post_init__(self) -> None:
         check_clustering(self.eps, self.min_samples, self.k1, self.k2)
         check_training(self)
-        for name, usual in {
-            "supports": "1 is usual, 0 is the baseline",
-            "lam0": "0.1 to 2 is usual",
-            "beta": "0.01 to 0.1 is usual",
-            "mixup": "0.1 to 4 is usual, 0 mixes none",
-        }.items():
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} = {getattr(self, name)}; must not be negative, {usual}")
-        if self.lp_temperature <= 0:
-            raise UsageError(
-                f"lp_temperature = {self.lp_temperature}; must be positive, 0.6 is usual"
-            )
+        check_ranges(
+            vars(self),
+            ("supports", self.supports >= 0, "0 or more, 1 is usual, 0 is the baseline"),
+            ("lam0", self.lam0 >= 0, "0 or more, 0.1 to 2 is usual"),
+            ("beta", self.beta >= 0, "0 or more, 0.01 to 0.1 is usual"),
+            ("mixup", self.mixup >= 0, "0 (mixes none) or more, 0.1 to 4 is usual"),
+            ("lp_temperature", self.lp_temperature > 0, "positive, 0.6 is usual"),
+        )
         if self.mixup and (self.supports or self.beta):
             raise UsageError(
                 f"mixup = {self.mixup} with supports = {self.supports} and beta = {self.beta}; Mixup is "
@@ -141,8 +138,6 @@ class Objective(nn.Module):
 
     def __init__(self, config: Config, embedder: nn.Module, sizes: Sizes) -> None:
         super().__init__()
-        if sizes.classes:
-            raise UsageError("ise learns without a source set; leave --source out, or train hcd")
         self.config = config
         self.register_buffer("memory_CD", torch.empty(0, sizes.dim), persistent=False)
 

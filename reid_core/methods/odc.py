@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import copy_from_first_rank, gather_batch, global_mean, mean_over_ranks
-from reid_core.errors import UsageError
 from reid_core.labelling.direct import kmeans
 from reid_core.labelling.given import given_labels
 from reid_core.labels import Features, Labels
@@ -32,7 +31,14 @@ from reid_core.method import LabelSource, Preset
 from reid_core.models.normalisation import GroupBatchNorm, move_running_statistics
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.seeding import generator
-from reid_core.settings import AdamConfig, ImageConfig, ModelConfig, check_group, group_size
+from reid_core.settings import (
+    AdamConfig,
+    ImageConfig,
+    ModelConfig,
+    check_group,
+    check_ranges,
+    group_size,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +82,8 @@ class Config:
     optim: AdamConfig = field(default_factory=AdamConfig)
 
     def __post_init__(self) -> None:
-        for name, fits, usual in (
+        check_ranges(
+            vars(self),
             ("clusters", self.clusters >= 2, "at least 2, 500 is usual"),
             ("min_size", self.min_size >= 2, "at least 2, 20 is usual"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1), 0.5 is usual"),
@@ -89,9 +96,7 @@ class Config:
             ("steps", self.steps >= 1, "at least 1, 400 is usual"),
             ("batch_size", self.batch_size >= 1, "at least 1, 64 is usual"),
             ("instances", self.instances >= 1, "at least 1, 4 is usual"),
-        ):
-            if not fits:
-                raise UsageError(f"{name} = {getattr(self, name)}; must be {usual}")
+        )
         check_group(self)
 
 
@@ -173,8 +178,6 @@ class Objective(nn.Module):
 
     def __init__(self, config: Config, embedder: nn.Module, sizes: Sizes) -> None:
         super().__init__()
-        if sizes.classes:
-            raise UsageError("odc learns without a source set; leave --source out, or train hcd")
         count = cluster_count(config, sizes.images)
         if count < config.clusters:
             logger.warning(

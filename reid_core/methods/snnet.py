@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.distributed import gather_batch, gather_rows, global_mean
-from reid_core.errors import UsageError
 from reid_core.labelling.online.positives import predict_positives
 from reid_core.losses.multilabel import mmcl, plain_pm1
 from reid_core.memory.pseudo_labels import PseudoLabelMemory
 from reid_core.memory.updates import update_in_order
 from reid_core.method import LabelSource, Preset
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL
-from reid_core.settings import ImageConfig, ModelConfig, check_group
+from reid_core.settings import ImageConfig, ModelConfig, check_group, check_ranges
 
 IMAGES = ImageConfig(
     crop=0.64, pad=0, rotate=10, jitter=0.2, camstyle_dir="bounding_box_train_camstyle"
@@ -58,12 +57,18 @@ class SgdConfig:
     """Factor on the learning rate every ``step_rounds`` rounds."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.trunk < 0 or self.step_rounds <= 0 or not 0 < self.momentum < 1:
-            raise UsageError(
-                f"optim.lr = {self.lr}, trunk = {self.trunk}, momentum = {self.momentum}, step_rounds = "
-                f"{self.step_rounds}; use lr > 0 (0.1 is usual), trunk >= 0 (0.1), momentum in (0, 1) (0.9), "
-                "step_rounds > 0 (30; below 1 it is a share of the rounds)"
-            )
+        check_ranges(
+            vars(self),
+            ("lr", self.lr > 0, "positive, 0.1 is usual"),
+            ("trunk", self.trunk >= 0, "0 or more, 0.1 is usual"),
+            ("momentum", 0 < self.momentum < 1, "in (0, 1), 0.9 is usual"),
+            (
+                "step_rounds",
+                self.step_rounds > 0,
+                "positive, 30 is usual; below 1 it is a share of the rounds",
+            ),
+            prefix="optim.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +114,8 @@ class Config:
     optim: SgdConfig = field(default_factory=SgdConfig)
 
     def __post_init__(self) -> None:
-        for name, fits, usual in (
+        check_ranges(
+            vars(self),
             ("base_weight", self.base_weight > 0, "positive, 1 is usual"),
             ("symmetric_weight", self.symmetric_weight >= 0, "0 or more, 0.8 is usual"),
             ("neighbour_weight", self.neighbour_weight >= 0, "0 or more, 0.2 to 1 is usual"),
@@ -123,9 +129,7 @@ class Config:
             ("rounds", self.rounds >= 1, "at least 1, 60 is usual"),
             ("steps", self.steps >= 0, "0 (every image once) or more"),
             ("batch_size", self.batch_size >= 1, "at least 1, 64 or 128 is usual"),
-        ):
-            if not fits:
-                raise UsageError(f"{name} = {getattr(self, name)}; must be {usual}")
+        )
         check_group(self)
 
 
@@ -169,8 +173,6 @@ class Objective(nn.Module):
 
     def __init__(self, config: Config, embedder: nn.Module, sizes: Sizes) -> None:
         super().__init__()
-        if sizes.classes:
-            raise UsageError("snnet learns without a source set; leave --source out, or train hcd")
         self.config = config
         self.momentum, self.warned = 0.0, False
         self.register_buffer("memory_ND", torch.zeros(sizes.images, sizes.dim))
