@@ -1,4 +1,4 @@
-"""Settings that every method shares: network, images, optimiser. Frozen; a wrong value fails at once."""
+"""Settings that every method shares: network, images, optimiser (methods.md 1.1, 1.2, 1.6); a wrong one fails."""
 
 import logging
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ PoolingName = Literal["avg", "gem"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The network: trunk, pooling, BN neck, unit rows (methods.md 1.1)."""
+    """The network: trunk, pooling, BN neck, unit rows."""
 
     trunk: TrunkName = "resnet50"
     """Network up to the feature map; the ResNets with last stride 1."""
@@ -26,7 +26,7 @@ class ModelConfig:
     head: Literal["neck", "pooled"] = "neck"
     """Rows after the BN neck, whose bias stays 0; or, to evaluate, rows before a neck with a learnt bias (MMCL)."""
     weights: str = "imagenet"
-    """'random', 'imagenet' (torchvision's file, from its cache; never fetched) or a .pth/.safetensors file."""
+    """First weights: 'random', 'imagenet' (torchvision's cached file, never fetched) or a .pth/.safetensors file."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     """bf16 runs the network under autocast, losses and memories stay in fp32; fp64 is for proofs."""
     channels_last: bool = False
@@ -37,14 +37,14 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """Input size and training augmentation; the defaults are T_std of methods.md 1.2."""
+    """Input size and training augmentation; the defaults are the usual ones of re-identification."""
 
     height: int = 256
-    """Rows of the input, pixels."""
+    """Height of the input in pixels."""
     width: int = 128
-    """Columns of the input, pixels."""
+    """Width of the input in pixels."""
     pixels: Literal["imagenet", "caffe"] = "imagenet"
-    """RGB of unit mean and variance, or BGR in 0..255 minus its mean (the SqueezeNet file)."""
+    """Pixels as RGB of unit mean and variance, or as BGR in 0..255 minus its mean (the SqueezeNet file)."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     crop: float = 1.0
@@ -54,15 +54,15 @@ class ImageConfig:
     erase: float = 0.5
     """Probability that a random rectangle is erased."""
     rotate: float = 0.0
-    """Largest rotation, degrees; it, shift, zoom and shear make one random affine map."""
+    """Largest rotation in degrees; rotation, shift, zoom and shear make one random affine map."""
     shift: float = 0.0
     """Largest shift as a share of the side."""
     zoom: float = 0.0
-    """Scale is drawn from 1 - zoom to 1 + zoom."""
+    """Largest change of the scale, which is drawn from 1 - zoom to 1 + zoom."""
     shear: float = 0.0
-    """Largest shear, degrees."""
+    """Largest shear in degrees."""
     jitter: float = 0.0
-    """Strength of brightness, contrast and saturation changes, 0 to 1."""
+    """Strength of brightness, contrast and saturation changes, in [0, 1]."""
     camstyle_dir: str = ""
     """Folder under the data root with copies in the style of other cameras, STEM_fake_1to2.jpg; '' for none."""
     camstyle: float = 0.3
@@ -83,7 +83,7 @@ class ImageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdamConfig:
-    """Adam with L2 in the gradient and a step schedule (methods.md 1.6)."""
+    """Adam with L2 in the gradient and a step schedule."""
 
     lr: float = 3.5e-4
     """Learning rate."""

@@ -20,7 +20,7 @@ class Guard:
     """What a round's labels may look like, and what to do otherwise; no published run meets the default limits."""
 
     policy: Literal["stop", "warn", "reuse-last", "widen-eps"] = "warn"
-    """Stop, warn, take the labels of the last round, or cluster again with eps 0.05 up or down."""
+    """Beyond a limit stop, warn, take the labels of the last round, or cluster again with eps 0.05 up or down."""
     largest: float = 0.5
     """Share of all images that one cluster may hold, in (0, 1]."""
     outliers: float = 0.95

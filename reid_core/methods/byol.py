@@ -49,9 +49,9 @@ class Config:
     projection: int = 256
     """Size of projections and predictions."""
     rounds: int = 60
-    """Rounds (epochs of the paper)."""
+    """Rounds of the run, the epochs of the paper."""
     steps: int = 400
-    """Optimiser steps a round."""
+    """Optimiser steps of a round."""
     batch_size: int = 64
     """Images of the global batch, over all workers."""
     bn_group: int = 0

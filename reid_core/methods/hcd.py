@@ -61,9 +61,9 @@ class Config:
     momentum: float = 0.2
     """Weight of the old bank row, in [0, 1)."""
     levels: int = 3
-    """H, levels of the label hierarchy; the last one is learnt from."""
+    """Levels of the label hierarchy (H); the last one is learnt from."""
     start_iter: float | None = None
-    """Optimiser steps before labels change; below 1 a share of rounds x steps; the first round when not given."""
+    """Optimiser steps before labels change; below 1 a share of rounds x steps; not given, those of the first round."""
     neighbours: int = 64
     """Nearest bank rows of an image, itself included, among which it finds its cluster."""
     neighbours_target_only: bool = False
@@ -71,11 +71,11 @@ class Config:
     min_similarity: float = 0.45
     """Similarity above which two images may be linked in a propagation."""
     connect: int = 30
-    """In merges, images are linked where each is among so many nearest of the other."""
+    """Merges link images of which each is among so many nearest of the other."""
     nearest: int = 20
-    """The same for nearest neighbours; an image joins only one of its so many nearest, itself included."""
+    """Joins link images of which each is among so many nearest of the other; an image joins only one of those."""
     nn_rule: Literal["propagated", "plain"] = "propagated"
-    """Join the neighbour that propagation finds, if any; or always the nearest (Algorithm 1 of the supplement)."""
+    """Join the neighbour that propagation finds, if any, or always the nearest (Algorithm 1 of the supplement)."""
     sigma: float = 0.25
     """Propagated score above which neighbours are joined and clusters merged."""
     alpha_m: float = 0.99
@@ -87,30 +87,30 @@ class Config:
     alpha_s: float = 0.99
     """Weight of neighbours in the propagation of splits, in [0, 1)."""
     anchors: int = 8
-    """K, parts of a split at most."""
+    """Most parts of a split (K)."""
     anchor_order: Literal["near", "far"] = "near"
-    """Of too many anchors keep those nearest to a denser node (the release), or the farthest."""
+    """Which of too many anchors stay: those nearest to a denser node (the release), or the farthest."""
     split_assign: Literal["raw", "column_normalised"] = "raw"
     """Nodes go to the anchor of the largest score, or of the largest share of an anchor's scores. Raw scores
     rarely split at alpha_s = 0.99 where the degrees differ: the metrics count the splits."""
     split_gap: int = 2
-    """A cluster of so many nodes stays whole."""
+    """A cluster of so many nodes or fewer stays whole."""
     split_limit: int = 4096
-    """And so does one of more nodes: a split takes nodes^2 memory."""
+    """A cluster of more nodes stays whole: a split takes nodes^2 memory."""
     fresh_means: bool = False
     """In splits, nodes that have just been merged take their new mean; the release takes the one before."""
     legacy_anchor_index: bool = False
     """Read places of anchors among the candidates as places in the cluster, as the release does."""
     legacy_floor: bool = False
-    """Affinity exp(-2) instead of 0 between nodes that are not linked, as the release does."""
+    """Give nodes that are not linked the affinity exp(-2) instead of 0, as the release does."""
     legacy_double_exp: bool = False
     """Exponentiate similarities twice below the last level, as the release does."""
     rounds: int = 60
-    """Rounds, of 400 steps: the published 24,000 in all."""
+    """Rounds of the run; 60 of 400 steps are the published 24,000."""
     steps: int = 400
     """Optimiser steps of a round, and the unit of ``optim.step_rounds``: the rate falls by steps made."""
     round_length: Literal["steps", "pass"] = "steps"
-    """Rounds after the first are ``steps`` steps, or one pass over the clusters: then give more of them."""
+    """Length of the rounds after the first: ``steps`` steps, or one pass over the clusters (then more rounds)."""
     batch_size: int = 64
     """Images of the global batch, per domain, over all workers."""
     instances: int = 4

@@ -1,4 +1,4 @@
-"""HDCPD: hybrid dynamic contrast and probability distillation (Cheng et al., arXiv 2109.14157; methods.md 4).
+"""HDCPD: hybrid dynamic contrast and probability distillation (Cheng et al., arXiv 2109.14157; methods.md 4, 4.8).
 
 S source classes, N target images, C clusters of a round, K classes (source classes, clusters, and every outlier as
 its own), R memory rows, b this rank's share, D feature size. One row an image lies in a memory that is filled once
@@ -48,7 +48,7 @@ UPDATES = {"instance": update_in_order, "cluster": update_hardest}
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Defaults are the recommended ones for Market-1501 (methods.md 4.8)."""
+    """Defaults are the recommended ones for Market-1501."""
 
     eps: float = 0.5
     """DBSCAN radius on the Jaccard distance, in (0, 1)."""
@@ -77,11 +77,11 @@ class Config:
     local_temperature: float = 0.6
     """Softmax temperature within the batch (Eq. 2)."""
     base_temperature: float = 0.05
-    """Factor on the next two; 1 is the paper's text."""
+    """Factor on the temperatures of student and teacher; 1 is the paper's text."""
     student_temperature: float = 1.0
     """Softmax temperature of the student's class probabilities."""
     teacher_temperature: float = 0.5
-    """Softmax temperature of the teacher's; lower than the student's sharpens them."""
+    """Softmax temperature of the teacher's class probabilities; one below the student's sharpens them."""
     distil_mean: Literal["batch", "classes"] = "batch"
     """Divide the distillation by the images of the batch, or, as released, by the classes."""
     legacy_pd_axis: bool = False
@@ -99,9 +99,9 @@ class Config:
     momentum: float = 0.2
     """Weight of the old memory row, in [0, 1)."""
     rounds: int = 70
-    """Rounds (epochs of the paper)."""
+    """Rounds of the run, the epochs of the paper."""
     steps: int = 100
-    """Optimiser steps a round."""
+    """Optimiser steps of a round."""
     batch_size: int = 256
     """Images of the global batch, per domain, over all workers."""
     instances: int = 16

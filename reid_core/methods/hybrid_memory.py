@@ -44,7 +44,7 @@ class Config:
     eps: float = 0.6
     """DBSCAN radius on the Jaccard distance, in (0, 1)."""
     eps_gap: float = 0.0
-    """Self-paced: clusters must nearly outlast eps moved so far up and down; 0 trusts all, 0.02 is SpCL's."""
+    """How far eps moves up and down while clusters must nearly stay as they are; 0 trusts all, 0.02 is SpCL's."""
     min_samples: int = 4
     """Neighbours within eps, itself included, that make an image a core point."""
     k1: int = 30
@@ -52,13 +52,13 @@ class Config:
     k2: int = 6
     """Neighbours averaged in the local query expansion."""
     temperature: float = 0.05
-    """Softmax temperature."""
+    """Softmax temperature over the classes of the memory."""
     momentum: float = 0.2
     """Weight of the old memory row, in [0, 1)."""
     rounds: int = 50
-    """Rounds (epochs of the paper)."""
+    """Rounds of the run, the epochs of the paper."""
     steps: int = 400
-    """Optimiser steps a round."""
+    """Optimiser steps of a round."""
     batch_size: int = 64
     """Images of the global batch, per domain, over all workers."""
     instances: int = 4

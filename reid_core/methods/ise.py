@@ -64,9 +64,9 @@ class Config:
     k2: int = 6
     """Neighbours averaged in the local query expansion."""
     labels: Literal["clusters", "ids"] = "clusters"
-    """Pseudo labels of DBSCAN, or the true identities: the supervised upper bound."""
+    """Learn from the clusters of DBSCAN, or from the true identities: the supervised upper bound."""
     supports: int = 1
-    """K, support samples of an image; 0 for none: then the label-preserving loss takes the images themselves."""
+    """Support samples of an image (K); with 0 the label-preserving loss takes the images themselves."""
     direction: Literal["nearest", "farthest", "random"] = "nearest"
     """Which other clusters the support samples are moved towards."""
     degree: Literal["constant", "linear", "square", "log"] = "log"
@@ -86,9 +86,9 @@ class Config:
     update: Literal["all", "hard"] = "hard"
     """Every embedding and support sample of a cluster moves its row, or only the least similar one."""
     rounds: int = 70
-    """Rounds (epochs of the paper)."""
+    """Rounds of the run, the epochs of the paper."""
     steps: int = 400
-    """Optimiser steps a round."""
+    """Optimiser steps of a round."""
     batch_size: int = 256
     """Images of the global batch over all workers."""
     instances: int = 16

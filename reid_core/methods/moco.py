@@ -38,7 +38,7 @@ class Config:
     """Defaults are those of HCD's S-Table 1 as far as it states them, else MoCo's."""
 
     temperature: float = 0.07
-    """Softmax temperature."""
+    """Softmax temperature of the contrast."""
     queue: int = 8192
     """Keys of earlier batches that serve as negatives, at least a batch."""
     ema: float = 0.999
@@ -46,9 +46,9 @@ class Config:
     projection: int = 128
     """Size of the queries and keys, after the head."""
     rounds: int = 60
-    """Rounds (epochs of the paper)."""
+    """Rounds of the run, the epochs of the paper."""
     steps: int = 400
-    """Optimiser steps a round."""
+    """Optimiser steps of a round."""
     batch_size: int = 64
     """Images of the global batch, over all workers."""
     bn_group: int = 0

@@ -50,7 +50,7 @@ class Config:
     """Defaults are those of HCD's S-Table 1 and, where it is silent, of ODC's release."""
 
     clusters: int = 500
-    """C, clusters and classes; fewer where the images do not fill so many clusters of ``min_size``."""
+    """Clusters, which are the classes (C); fewer where the images do not fill so many of ``min_size``."""
     min_size: int = 20
     """A cluster of fewer images is dissolved, and the largest one split in its place."""
     momentum: float = 0.5
@@ -60,15 +60,15 @@ class Config:
     reweight: float = 0.5
     """The loss of an image is divided by the size of its cluster to this power; 0 leaves that out."""
     hidden: int = 512
-    """H, inner size of the head."""
+    """Inner size of the head (H)."""
     code: int = 256
-    """E, size of the features that are clustered while training."""
+    """Size of the features that are clustered while training (E)."""
     dropout: float = 0.5
     """Share of the inner features of the head that is dropped in a step, in [0, 1)."""
     rounds: int = 60
-    """Rounds; HCD's 24,000 steps in all."""
+    """Rounds of the run; 60 of 400 steps are HCD's 24,000."""
     steps: int = 400
-    """Optimiser steps a round."""
+    """Optimiser steps of a round."""
     batch_size: int = 64
     """Images of the global batch over all workers."""
     instances: int = 4

@@ -41,7 +41,7 @@ TAKES_SOURCE = False
 
 @dataclass(frozen=True, kw_only=True)
 class SgdConfig:
-    """SGD with Nesterov momentum, a slower trunk and a step schedule (methods.md 1.6)."""
+    """SGD with Nesterov momentum, a slower trunk and a step schedule."""
 
     lr: float = 0.1
     """Learning rate of new layers."""
@@ -84,15 +84,15 @@ class Config:
     threshold: float = 0.6
     """Similarity that a positive exceeds, in (0, 1)."""
     min_window: int = 10
-    """Smallest rank that an image may have in the list of a positive."""
+    """Least length of a positive's own list, in which the image must be found."""
     max_positives: int = 0
-    """Most positives of an image; 0 for no limit. It saves time and memory where features are weak."""
+    """Most positives of an image; 0 sets no limit. A limit saves time and memory where features are weak."""
     multi_label_from: float = 0.1
     """Share of the run in which every image is its own class only."""
     force_self: bool = True
     """An image is a positive of its own by the neighbour's label too; the paper has no such rule."""
     aux_from_start: bool = False
-    """Symmetric and neighbour labels in the first rounds too, as Algorithm 1 is printed."""
+    """Use symmetric and neighbour labels in the first rounds too, as Algorithm 1 is printed."""
     loss: Literal["mmcl", "plain_pm1"] = "mmcl"
     """MMCL's loss on hard negatives, or squared distance to 1 and -1 over all images."""
     positive_weight: float = 5.0
@@ -102,9 +102,9 @@ class Config:
     momentum: float = 0.5
     """Weight of the old memory row at the end of the run, in [0, 1); it grows from 0."""
     rounds: int = 60
-    """Rounds (epochs of the paper)."""
+    """Rounds of the run, the epochs of the paper."""
     steps: int = 0
-    """Optimiser steps a round; 0 for as many as show every image once."""
+    """Optimiser steps of a round; 0 takes as many as show every image once."""
     batch_size: int = 128
     """Images of the global batch over all workers."""
     bn_group: int = 0
