@@ -1,8 +1,9 @@
-"""Settings that every method shares: network, images, optimiser. Frozen; a wrong value fails at once."""
+"""Settings that every method shares: network, images, optimiser (methods.md 1.1, 1.2, 1.6); a wrong one fails."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from reid_core.errors import UsageError
 
@@ -16,7 +17,7 @@ PoolingName = Literal["avg", "gem"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The network: trunk, pooling, BN neck, unit rows (methods.md 1.1)."""
+    """The network: trunk, pooling, BN neck, unit rows."""
 
     trunk: TrunkName = "resnet50"
     """Network up to the feature map; the ResNets with last stride 1."""
@@ -25,7 +26,7 @@ class ModelConfig:
     head: Literal["neck", "pooled"] = "neck"
     """Rows after the BN neck, whose bias stays 0; or, to evaluate, rows before a neck with a learnt bias (MMCL)."""
     weights: str = "imagenet"
-    """'random', 'imagenet' (torchvision's file, from its cache; never fetched) or a .pth/.safetensors file."""
+    """First weights: 'random', 'imagenet' (torchvision's cached file, never fetched) or a .pth/.safetensors file."""
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
     """bf16 runs the network under autocast, losses and memories stay in fp32; fp64 is for proofs."""
     channels_last: bool = False
@@ -36,14 +37,14 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """Input size and training augmentation; the defaults are T_std of methods.md 1.2."""
+    """Input size and training augmentation; the defaults are the usual ones of re-identification."""
 
     height: int = 256
-    """Rows of the input, pixels."""
+    """Height of the input in pixels."""
     width: int = 128
-    """Columns of the input, pixels."""
+    """Width of the input in pixels."""
     pixels: Literal["imagenet", "caffe"] = "imagenet"
-    """RGB of unit mean and variance, or BGR in 0..255 minus its mean (the SqueezeNet file)."""
+    """Pixels as RGB of unit mean and variance, or as BGR in 0..255 minus its mean (the SqueezeNet file)."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
     crop: float = 1.0
@@ -53,37 +54,36 @@ class ImageConfig:
     erase: float = 0.5
     """Probability that a random rectangle is erased."""
     rotate: float = 0.0
-    """Largest rotation, degrees; it, shift, zoom and shear make one random affine map."""
+    """Largest rotation in degrees; rotation, shift, zoom and shear make one random affine map."""
     shift: float = 0.0
     """Largest shift as a share of the side."""
     zoom: float = 0.0
-    """Scale is drawn from 1 - zoom to 1 + zoom."""
+    """Largest change of the scale, which is drawn from 1 - zoom to 1 + zoom."""
     shear: float = 0.0
-    """Largest shear, degrees."""
+    """Largest shear in degrees."""
     jitter: float = 0.0
-    """Strength of brightness, contrast and saturation changes, 0 to 1."""
+    """Strength of brightness, contrast and saturation changes, in [0, 1]."""
     camstyle_dir: str = ""
     """Folder under the data root with copies in the style of other cameras, STEM_fake_1to2.jpg; '' for none."""
     camstyle: float = 0.3
     """Probability that such a copy stands in for an image."""
 
     def __post_init__(self) -> None:
-        if self.height < 16 or self.width < 16:
-            raise UsageError(
-                f"images.height x width = {self.height}x{self.width}; use at least 16x16"
-            )
-        for name in ("flip", "erase", "shift", "zoom", "jitter", "camstyle"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"images.{name} = {getattr(self, name)}; must lie in [0, 1]")
-        if not 0 < self.crop <= 1:
-            raise UsageError(f"images.crop = {self.crop}; must lie in (0, 1], 0.64 is usual")
-        if self.pad < 0:
-            raise UsageError(f"images.pad = {self.pad}; must be 0 or more pixels")
+        shares = ("flip", "erase", "shift", "zoom", "jitter", "camstyle")
+        check_ranges(
+            vars(self),
+            ("height", self.height >= 16, "at least 16 pixels, 256 is usual"),
+            ("width", self.width >= 16, "at least 16 pixels, 128 is usual"),
+            *((name, 0 <= vars(self)[name] <= 1, "in [0, 1]") for name in shares),
+            ("crop", 0 < self.crop <= 1, "in (0, 1], 0.64 is usual"),
+            ("pad", self.pad >= 0, "0 or more pixels, 10 is usual"),
+            prefix="images.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamConfig:
-    """Adam with L2 in the gradient and a step schedule (methods.md 1.6)."""
+    """Adam with L2 in the gradient and a step schedule."""
 
     lr: float = 3.5e-4
     """Learning rate."""
@@ -95,11 +95,16 @@ class AdamConfig:
     """Factor on the learning rate every ``step_rounds`` rounds."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.step_rounds <= 0:
-            raise UsageError(
-                f"optim.lr = {self.lr}, step_rounds = {self.step_rounds}; use lr > 0 (3.5e-4 is usual), "
-                "step_rounds > 0 (20 is usual; below 1 it is a share of the rounds)"
-            )
+        check_ranges(
+            vars(self),
+            ("lr", self.lr > 0, "positive, 3.5e-4 is usual"),
+            (
+                "step_rounds",
+                self.step_rounds > 0,
+                "positive, 20 is usual; below 1 it is a share of the rounds",
+            ),
+            prefix="optim.",
+        )
 
 
 class Batching(Protocol):
@@ -126,25 +131,46 @@ class Training(Batching, Protocol):
     def instances(self) -> int: ...
 
 
+def check_ranges(
+    values: Mapping[str, Any], *rules: tuple[str, bool, str], prefix: str = ""
+) -> None:
+    """Refuse a setting outside its range, naming it, its value, the range and what is usual.
+
+    Args:
+        values: the settings by name, of a Config ``vars(self)``.
+        rules: for each setting its name, whether the value fits, and what would: "in (0, 1), 0.5 is usual".
+        prefix: of the names in messages.
+
+    Raises:
+        UsageError: a value does not fit.
+    """
+    for name, fits, what in rules:
+        if not fits:
+            raise UsageError(f"{prefix}{name} = {values[name]}; must be {what}")
+
+
 def check_clustering(eps: float, min_samples: int, k1: int, k2: int) -> None:
-    """Refuse label settings that cannot work, naming the setting and its usual range."""
-    if not 0 < eps < 1:
-        raise UsageError(f"eps = {eps}; must lie in (0, 1), 0.4 to 0.7 is usual")
-    if min_samples < 1:
-        raise UsageError(f"min_samples = {min_samples}; must be at least 1, 4 is usual")
-    if not 1 <= k2 <= k1:
-        raise UsageError(f"k1 = {k1}, k2 = {k2}; need 1 <= k2 <= k1, 30 and 6 are usual")
+    """Refuse label settings that cannot work."""
+    check_ranges(
+        {"eps": eps, "min_samples": min_samples, "k1": k1, "k2": k2},
+        ("eps", 0 < eps < 1, "in (0, 1), 0.4 to 0.7 is usual"),
+        ("min_samples", min_samples >= 1, "at least 1, 4 is usual"),
+        ("k1", k1 >= 1, "at least 1, 20 or 30 is usual"),
+        ("k2", 1 <= k2 <= k1, f"from 1 to k1 = {k1}, 6 is usual"),
+    )
 
 
 def check_training(config: Training) -> None:
-    """Refuse training settings that cannot work, naming the setting and its usual range."""
-    if config.temperature <= 0:
-        raise UsageError(f"temperature = {config.temperature}; must be positive, 0.05 is usual")
-    if not 0 <= config.momentum < 1:
-        raise UsageError(f"momentum = {config.momentum}; must lie in [0, 1), 0.1 or 0.2 is usual")
-    for name in ("rounds", "steps", "batch_size", "instances"):
-        if getattr(config, name) < 1:
-            raise UsageError(f"{name} = {getattr(config, name)}; must be at least 1")
+    """Refuse training settings that cannot work."""
+    check_ranges(
+        vars(config),
+        ("temperature", config.temperature > 0, "positive, 0.05 is usual"),
+        ("momentum", 0 <= config.momentum < 1, "in [0, 1), 0.1 or 0.2 is usual"),
+        ("rounds", config.rounds >= 1, "at least 1, 50 to 70 is usual"),
+        ("steps", config.steps >= 1, "at least 1, 100 to 400 is usual"),
+        ("batch_size", config.batch_size >= 1, "at least 1, 64 or 256 is usual"),
+        ("instances", config.instances >= 1, "at least 1, 4 or 16 is usual"),
+    )
     check_group(config)
     if group_size(config) < 2 * config.instances:
         logger.warning(

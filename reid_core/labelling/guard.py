@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from reid_core.errors import UsageError
 from reid_core.labels import Labels
+from reid_core.settings import check_ranges
 
 EPS_STEP = 0.05
 EPS_LEAST, EPS_MOST = 0.2, 0.8  # how far eps is moved
@@ -20,7 +20,7 @@ class Guard:
     """What a round's labels may look like, and what to do otherwise; no published run meets the default limits."""
 
     policy: Literal["stop", "warn", "reuse-last", "widen-eps"] = "warn"
-    """Stop, warn, take the labels of the last round, or cluster again with eps 0.05 up or down."""
+    """Beyond a limit stop, warn, take the labels of the last round, or cluster again with eps 0.05 up or down."""
     largest: float = 0.5
     """Share of all images that one cluster may hold, in (0, 1]."""
     outliers: float = 0.95
@@ -29,13 +29,13 @@ class Guard:
     """Factor by which the number of clusters may change from one round to the next, above 1."""
 
     def __post_init__(self) -> None:
-        for name in ("largest", "outliers"):
-            if not 0 < getattr(self, name) <= 1:
-                raise UsageError(
-                    f"guard.{name} = {getattr(self, name)}; must be a share in (0, 1], 1 allows all"
-                )
-        if not self.jump > 1:
-            raise UsageError(f"guard.jump = {self.jump}; must be a factor above 1, 20 is lenient")
+        check_ranges(
+            vars(self),
+            ("largest", 0 < self.largest <= 1, "a share in (0, 1], 0.5 is usual, 1 allows all"),
+            ("outliers", 0 < self.outliers <= 1, "a share in (0, 1], 0.95 is usual, 1 allows all"),
+            ("jump", self.jump > 1, "a factor above 1, 20 is lenient"),
+            prefix="guard.",
+        )
 
 
 class Fault(NamedTuple):

@@ -21,13 +21,19 @@ from torch import Tensor, nn
 from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import global_mean
-from reid_core.errors import UsageError
 from reid_core.losses.distillation import feature_distance
 from reid_core.method import LabelSource, Preset
 from reid_core.models.ema import follow, teacher_of
 from reid_core.models.normalisation import convert
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
-from reid_core.settings import AdamConfig, ImageConfig, ModelConfig, check_group, group_size
+from reid_core.settings import (
+    AdamConfig,
+    ImageConfig,
+    ModelConfig,
+    check_group,
+    check_ranges,
+    group_size,
+)
 
 TAKES_SOURCE = False
 
@@ -43,9 +49,9 @@ class Config:
     projection: int = 256
     """Size of projections and predictions."""
     rounds: int = 60
-    """Rounds (epochs of the paper)."""
+    """Rounds of the run, the epochs of the paper."""
     steps: int = 400
-    """Optimiser steps a round."""
+    """Optimiser steps of a round."""
     batch_size: int = 64
     """Images of the global batch, over all workers."""
     bn_group: int = 0
@@ -55,16 +61,15 @@ class Config:
     optim: AdamConfig = field(default_factory=AdamConfig)
 
     def __post_init__(self) -> None:
-        for name, fits, usual in (
+        check_ranges(
+            vars(self),
             ("ema", 0 <= self.ema <= 1, "in [0, 1], 0.996 is usual"),
             ("hidden", self.hidden >= 1, "at least 1, 4096 is usual"),
             ("projection", self.projection >= 1, "at least 1, 256 is usual"),
             ("rounds", self.rounds >= 1, "at least 1, 60 is usual"),
             ("steps", self.steps >= 1, "at least 1, 400 is usual"),
             ("batch_size", self.batch_size >= 1, "at least 1, 64 is usual"),
-        ):
-            if not fits:
-                raise UsageError(f"{name} = {getattr(self, name)}; must be {usual}")
+        )
         check_group(self)
 
 
@@ -105,8 +110,6 @@ class Objective(nn.Module):
 
     def __init__(self, config: Config, embedder: nn.Module, sizes: Sizes) -> None:
         super().__init__()
-        if sizes.classes:
-            raise UsageError("byol learns without a source set; leave --source out, or train hcd")
         self.config = config
         self.progress = 0.0
         self.length = math.sqrt(sizes.dim)  # of a row as the neck gives it, before it becomes unit

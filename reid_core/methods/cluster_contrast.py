@@ -37,9 +37,9 @@ class Config:
     """Defaults are the published ones for Market-1501."""
 
     distance: Literal["jaccard", "euclidean", "cosine"] = "jaccard"
-    """Of DBSCAN: k-reciprocal Jaccard, or between the features themselves (no k1, k2 and label-free score then)."""
+    """Distance of DBSCAN: k-reciprocal Jaccard, or that of the features, without k1, k2 and label-free score."""
     eps: float = 0.6
-    """DBSCAN radius on that distance, in (0, 1)."""
+    """DBSCAN radius on the distance, in (0, 1)."""
     min_samples: int = 4
     """Neighbours within eps, itself included, that make an image a core point."""
     k1: int = 30
@@ -47,15 +47,15 @@ class Config:
     k2: int = 6
     """Neighbours averaged in the local query expansion."""
     temperature: float = 0.05
-    """Softmax temperature."""
+    """Softmax temperature over the memory."""
     momentum: float = 0.1
     """Weight of the old memory row, in [0, 1)."""
     update: Literal["all", "hard"] = "all"
     """Every embedding of a cluster moves its row, or only the least similar one."""
     rounds: int = 50
-    """Rounds (epochs of the paper)."""
+    """Rounds of the run, the epochs of the paper."""
     steps: int = 200
-    """Optimiser steps a round."""
+    """Optimiser steps of a round."""
     batch_size: int = 256
     """Images of the global batch, per domain, over all workers."""
     instances: int = 16

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import copy_from_first_rank, gather_batch
-from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
 from reid_core.labelling.online.neighbourhood import NeighbourRule, best_neighbours, neighbourhood
 from reid_core.labelling.online.splitting import SplitRule
@@ -39,6 +38,7 @@ from reid_core.settings import (
     ImageConfig,
     ModelConfig,
     check_clustering,
+    check_ranges,
     check_training,
     counted,
 )
@@ -61,9 +61,9 @@ class Config:
     momentum: float = 0.2
     """Weight of the old bank row, in [0, 1)."""
     levels: int = 3
-    """H, levels of the label hierarchy; the last one is learnt from."""
+    """Levels of the label hierarchy (H); the last one is learnt from."""
     start_iter: float | None = None
-    """Optimiser steps before labels change; below 1 a share of rounds x steps; the first round when not given."""
+    """Optimiser steps before labels change; below 1 a share of rounds x steps; not given, those of the first round."""
     neighbours: int = 64
     """Nearest bank rows of an image, itself included, among which it finds its cluster."""
     neighbours_target_only: bool = False
@@ -71,11 +71,11 @@ class Config:
     min_similarity: float = 0.45
     """Similarity above which two images may be linked in a propagation."""
     connect: int = 30
-    """In merges, images are linked where each is among so many nearest of the other."""
+    """Merges link images of which each is among so many nearest of the other."""
     nearest: int = 20
-    """The same for nearest neighbours; an image joins only one of its so many nearest, itself included."""
+    """Joins link images of which each is among so many nearest of the other; an image joins only one of those."""
     nn_rule: Literal["propagated", "plain"] = "propagated"
-    """Join the neighbour that propagation finds, if any; or always the nearest (Algorithm 1 of the supplement)."""
+    """Join the neighbour that propagation finds, if any, or always the nearest (Algorithm 1 of the supplement)."""
     sigma: float = 0.25
     """Propagated score above which neighbours are joined and clusters merged."""
     alpha_m: float = 0.99
@@ -87,30 +87,30 @@ class Config:
     alpha_s: float = 0.99
     """Weight of neighbours in the propagation of splits, in [0, 1)."""
     anchors: int = 8
-    """K, parts of a split at most."""
+    """Most parts of a split (K)."""
     anchor_order: Literal["near", "far"] = "near"
-    """Of too many anchors keep those nearest to a denser node (the release), or the farthest."""
+    """Which of too many anchors stay: those nearest to a denser node (the release), or the farthest."""
     split_assign: Literal["raw", "column_normalised"] = "raw"
     """Nodes go to the anchor of the largest score, or of the largest share of an anchor's scores. Raw scores
     rarely split at alpha_s = 0.99 where the degrees differ: the metrics count the splits."""
     split_gap: int = 2
-    """A cluster of so many nodes stays whole."""
+    """A cluster of so many nodes or fewer stays whole."""
     split_limit: int = 4096
-    """And so does one of more nodes: a split takes nodes^2 memory."""
+    """A cluster of more nodes stays whole: a split takes nodes^2 memory."""
     fresh_means: bool = False
     """In splits, nodes that have just been merged take their new mean; the release takes the one before."""
     legacy_anchor_index: bool = False
     """Read places of anchors among the candidates as places in the cluster, as the release does."""
     legacy_floor: bool = False
-    """Affinity exp(-2) instead of 0 between nodes that are not linked, as the release does."""
+    """Give nodes that are not linked the affinity exp(-2) instead of 0, as the release does."""
     legacy_double_exp: bool = False
     """Exponentiate similarities twice below the last level, as the release does."""
     rounds: int = 60
-    """Rounds, of 400 steps: the published 24,000 in all."""
+    """Rounds of the run; 60 of 400 steps are the published 24,000."""
     steps: int = 400
     """Optimiser steps of a round, and the unit of ``optim.step_rounds``: the rate falls by steps made."""
     round_length: Literal["steps", "pass"] = "steps"
-    """Rounds after the first are ``steps`` steps, or one pass over the clusters: then give more of them."""
+    """Length of the rounds after the first: ``steps`` steps, or one pass over the clusters (then more rounds)."""
     batch_size: int = 64
     """Images of the global batch, per domain, over all workers."""
     instances: int = 4
@@ -126,26 +126,20 @@ class Config:
     def __post_init__(self) -> None:
         check_clustering(self.eps, self.min_samples, self.k1, self.k2)
         check_training(self)
-        for name in ("alpha_m", "alpha_s"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(
-                    f"{name} = {getattr(self, name)}; must lie in [0, 1), 0.1 to 0.99 is usual"
-                )
-        least = {
-            "levels": (1, "2 or 3 is usual"),
-            "anchors": (2, "2 to 16 is usual; split False for none"),
-            "neighbours": (2, "64 is usual"),
-            "connect": (1, "30 is usual"),
-            "nearest": (1, "20 is usual"),
-            "split_gap": (0, "2 is usual"),
-            "split_limit": (1, "4096 is usual"),
-            "start_iter": (0, "400 is usual"),
-        }
-        for name, (low, usual) in least.items():
-            if getattr(self, name) is not None and getattr(self, name) < low:
-                raise UsageError(f"{name} = {getattr(self, name)}; must be at least {low}, {usual}")
-        if self.sigma <= 0:
-            raise UsageError(f"sigma = {self.sigma}; must be positive, 0.1 to 0.4 is usual")
+        check_ranges(
+            vars(self),
+            ("alpha_m", 0 <= self.alpha_m < 1, "in [0, 1), 0.1 to 0.99 is usual"),
+            ("alpha_s", 0 <= self.alpha_s < 1, "in [0, 1), 0.1 to 0.99 is usual"),
+            ("levels", self.levels >= 1, "at least 1, 2 or 3 is usual"),
+            ("anchors", self.anchors >= 2, "at least 2, 2 to 16 is usual; split False for none"),
+            ("neighbours", self.neighbours >= 2, "at least 2, 64 is usual"),
+            ("connect", self.connect >= 1, "at least 1, 30 is usual"),
+            ("nearest", self.nearest >= 1, "at least 1, 20 is usual"),
+            ("split_gap", self.split_gap >= 0, "0 or more, 2 is usual"),
+            ("split_limit", self.split_limit >= 1, "at least 1, 4096 is usual"),
+            ("start_iter", (self.start_iter or 0) >= 0, "0 or more, 400 is usual"),
+            ("sigma", self.sigma > 0, "positive, 0.1 to 0.4 is usual"),
+        )
 
 
 def assign_labels(config: Config, features: Features, previous: Labels | None) -> Labels:

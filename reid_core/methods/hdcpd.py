@@ -1,4 +1,4 @@
-"""HDCPD: hybrid dynamic contrast and probability distillation (Cheng et al., arXiv 2109.14157; methods.md 4).
+"""HDCPD: hybrid dynamic contrast and probability distillation (Cheng et al., arXiv 2109.14157; methods.md 4, 4.8).
 
 S source classes, N target images, C clusters of a round, K classes (source classes, clusters, and every outlier as
 its own), R memory rows, b this rank's share, D feature size. One row an image lies in a memory that is filled once
@@ -39,6 +39,7 @@ from reid_core.settings import (
     ImageConfig,
     ModelConfig,
     check_clustering,
+    check_ranges,
     check_training,
 )
 
@@ -47,7 +48,7 @@ UPDATES = {"instance": update_in_order, "cluster": update_hardest}
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Defaults are the recommended ones for Market-1501 (methods.md 4.8)."""
+    """Defaults are the recommended ones for Market-1501."""
 
     eps: float = 0.5
     """DBSCAN radius on the Jaccard distance, in (0, 1)."""
@@ -76,11 +77,11 @@ class Config:
     local_temperature: float = 0.6
     """Softmax temperature within the batch (Eq. 2)."""
     base_temperature: float = 0.05
-    """Factor on the next two; 1 is the paper's text."""
+    """Factor on the temperatures of student and teacher; 1 is the paper's text."""
     student_temperature: float = 1.0
     """Softmax temperature of the student's class probabilities."""
     teacher_temperature: float = 0.5
-    """Softmax temperature of the teacher's; lower than the student's sharpens them."""
+    """Softmax temperature of the teacher's class probabilities; one below the student's sharpens them."""
     distil_mean: Literal["batch", "classes"] = "batch"
     """Divide the distillation by the images of the batch, or, as released, by the classes."""
     legacy_pd_axis: bool = False
@@ -98,9 +99,9 @@ class Config:
     momentum: float = 0.2
     """Weight of the old memory row, in [0, 1)."""
     rounds: int = 70
-    """Rounds (epochs of the paper)."""
+    """Rounds of the run, the epochs of the paper."""
     steps: int = 100
-    """Optimiser steps a round."""
+    """Optimiser steps of a round."""
     batch_size: int = 256
     """Images of the global batch, per domain, over all workers."""
     instances: int = 16
@@ -116,34 +117,21 @@ class Config:
     def __post_init__(self) -> None:
         check_clustering(self.eps, self.min_samples, self.k1, self.k2)
         check_training(self)
-        for name, usual in {
-            "local_temperature": 0.6,
-            "base_temperature": 0.05,
-            "student_temperature": 1,
-            "teacher_temperature": 0.5,
-        }.items():
-            if getattr(self, name) <= 0:
-                raise UsageError(
-                    f"{name} = {getattr(self, name)}; must be positive, {usual} is usual"
-                )
-        if self.gamma < 0:
-            raise UsageError(f"gamma = {self.gamma}; must not be negative, 0.1 to 0.5 is usual")
-        if not 0 <= self.ema <= 1 or self.ema_reset < 0:
-            raise UsageError(
-                f"ema = {self.ema}, ema_reset = {self.ema_reset}; need ema in [0, 1] (0.999 is usual) and "
-                "ema_reset >= 0 (49 is usual)"
-            )
+        check_ranges(
+            vars(self),
+            ("local_temperature", self.local_temperature > 0, "positive, 0.6 is usual"),
+            ("base_temperature", self.base_temperature > 0, "positive, 0.05 is usual"),
+            ("student_temperature", self.student_temperature > 0, "positive, 1 is usual"),
+            ("teacher_temperature", self.teacher_temperature > 0, "positive, 0.5 is usual"),
+            ("gamma", self.gamma >= 0, "0 or more, 0.1 to 0.5 is usual"),
+            ("ema", 0 <= self.ema <= 1, "in [0, 1], 0.999 is usual"),
+            ("ema_reset", self.ema_reset >= 0, "0 or more, 49 is usual"),
+            ("cluster_every", self.cluster_every >= 1, "at least 1, 1 or 2 is usual"),
+        )
         if self.local != "none" and self.instances < 2:
             raise UsageError(
                 f"instances = {self.instances}: the contrast within the batch needs 2 images of a cluster, 16 is "
                 "usual; or set local to none"
-            )
-        self._check_cluster_every()
-
-    def _check_cluster_every(self) -> None:
-        if self.cluster_every < 1:
-            raise UsageError(
-                f"cluster_every = {self.cluster_every}; must be at least 1, 1 or 2 is usual"
             )
         if self.cluster_every > 1 and self.memory == "cluster":
             raise UsageError(

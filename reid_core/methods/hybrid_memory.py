@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import gather_batch
-from reid_core.errors import UsageError
 from reid_core.labelling.clusters import cluster
 from reid_core.labelling.reliability import reliable_clusters
 from reid_core.labels import Features, Labels
@@ -33,6 +32,7 @@ from reid_core.settings import (
     ImageConfig,
     ModelConfig,
     check_clustering,
+    check_ranges,
     check_training,
 )
 
@@ -44,7 +44,7 @@ class Config:
     eps: float = 0.6
     """DBSCAN radius on the Jaccard distance, in (0, 1)."""
     eps_gap: float = 0.0
-    """Self-paced: clusters must nearly outlast eps moved so far up and down; 0 trusts all, 0.02 is SpCL's."""
+    """How far eps moves up and down while clusters must nearly stay as they are; 0 trusts all, 0.02 is SpCL's."""
     min_samples: int = 4
     """Neighbours within eps, itself included, that make an image a core point."""
     k1: int = 30
@@ -52,13 +52,13 @@ class Config:
     k2: int = 6
     """Neighbours averaged in the local query expansion."""
     temperature: float = 0.05
-    """Softmax temperature."""
+    """Softmax temperature over the classes of the memory."""
     momentum: float = 0.2
     """Weight of the old memory row, in [0, 1)."""
     rounds: int = 50
-    """Rounds (epochs of the paper)."""
+    """Rounds of the run, the epochs of the paper."""
     steps: int = 400
-    """Optimiser steps a round."""
+    """Optimiser steps of a round."""
     batch_size: int = 64
     """Images of the global batch, per domain, over all workers."""
     instances: int = 4
@@ -73,11 +73,15 @@ class Config:
 
     def __post_init__(self) -> None:
         check_clustering(self.eps, self.min_samples, self.k1, self.k2)
-        if not 0 <= self.eps_gap < min(self.eps, 1 - self.eps):
-            raise UsageError(
-                f"eps_gap = {self.eps_gap} with eps = {self.eps}; must not be negative, and eps - eps_gap and "
-                "eps + eps_gap must lie in (0, 1): 0.02 is usual, 0 trusts every cluster"
-            )
+        check_ranges(
+            vars(self),
+            (
+                "eps_gap",
+                0 <= self.eps_gap < min(self.eps, 1 - self.eps),
+                f"0 or more, and eps = {self.eps} less or more of it must lie in (0, 1): 0.02 is usual, 0 trusts "
+                "every cluster",
+            ),
+        )
         check_training(self)
 
 

@@ -38,6 +38,7 @@ from reid_core.settings import (
     ImageConfig,
     ModelConfig,
     check_clustering,
+    check_ranges,
     check_training,
     group_size,
 )
@@ -63,9 +64,9 @@ class Config:
     k2: int = 6
     """Neighbours averaged in the local query expansion."""
     labels: Literal["clusters", "ids"] = "clusters"
-    """Pseudo labels of DBSCAN, or the true identities: the supervised upper bound."""
+    """Learn from the clusters of DBSCAN, or from the true identities: the supervised upper bound."""
     supports: int = 1
-    """K, support samples of an image; 0 for none: then the label-preserving loss takes the images themselves."""
+    """Support samples of an image (K); with 0 the label-preserving loss takes the images themselves."""
     direction: Literal["nearest", "farthest", "random"] = "nearest"
     """Which other clusters the support samples are moved towards."""
     degree: Literal["constant", "linear", "square", "log"] = "log"
@@ -85,9 +86,9 @@ class Config:
     update: Literal["all", "hard"] = "hard"
     """Every embedding and support sample of a cluster moves its row, or only the least similar one."""
     rounds: int = 70
-    """Rounds (epochs of the paper)."""
+    """Rounds of the run, the epochs of the paper."""
     steps: int = 400
-    """Optimiser steps a round."""
+    """Optimiser steps of a round."""
     batch_size: int = 256
     """Images of the global batch over all workers."""
     instances: int = 16
@@ -103,18 +104,14 @@ class Config:
     def __post_init__(self) -> None:
         check_clustering(self.eps, self.min_samples, self.k1, self.k2)
         check_training(self)
-        for name, usual in {
-            "supports": "1 is usual, 0 is the baseline",
-            "lam0": "0.1 to 2 is usual",
-            "beta": "0.01 to 0.1 is usual",
-            "mixup": "0.1 to 4 is usual, 0 mixes none",
-        }.items():
-            if getattr(self, name) < 0:
-                raise UsageError(f"{name} = {getattr(self, name)}; must not be negative, {usual}")
-        if self.lp_temperature <= 0:
-            raise UsageError(
-                f"lp_temperature = {self.lp_temperature}; must be positive, 0.6 is usual"
-            )
+        check_ranges(
+            vars(self),
+            ("supports", self.supports >= 0, "0 or more, 1 is usual, 0 is the baseline"),
+            ("lam0", self.lam0 >= 0, "0 or more, 0.1 to 2 is usual"),
+            ("beta", self.beta >= 0, "0 or more, 0.01 to 0.1 is usual"),
+            ("mixup", self.mixup >= 0, "0 (mixes none) or more, 0.1 to 4 is usual"),
+            ("lp_temperature", self.lp_temperature > 0, "positive, 0.6 is usual"),
+        )
         if self.mixup and (self.supports or self.beta):
             raise UsageError(
                 f"mixup = {self.mixup} with supports = {self.supports} and beta = {self.beta}; Mixup is "
@@ -141,8 +138,6 @@ class Objective(nn.Module):
 
     def __init__(self, config: Config, embedder: nn.Module, sizes: Sizes) -> None:
         super().__init__()
-        if sizes.classes:
-            raise UsageError("ise learns without a source set; leave --source out, or train hcd")
         self.config = config
         self.register_buffer("memory_CD", torch.empty(0, sizes.dim), persistent=False)
 

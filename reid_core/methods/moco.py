@@ -22,14 +22,13 @@ from torch import Tensor, nn
 from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import gather_batch, global_mean
-from reid_core.errors import UsageError
 from reid_core.losses.views import queue_nce
 from reid_core.memory.queue import KeyQueue
 from reid_core.method import LabelSource, Preset
 from reid_core.models.ema import follow, teacher_of
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.seeding import generator
-from reid_core.settings import AdamConfig, ImageConfig, ModelConfig, check_group
+from reid_core.settings import AdamConfig, ImageConfig, ModelConfig, check_group, check_ranges
 
 TAKES_SOURCE = False
 
@@ -39,7 +38,7 @@ class Config:
     """Defaults are those of HCD's S-Table 1 as far as it states them, else MoCo's."""
 
     temperature: float = 0.07
-    """Softmax temperature."""
+    """Softmax temperature of the contrast."""
     queue: int = 8192
     """Keys of earlier batches that serve as negatives, at least a batch."""
     ema: float = 0.999
@@ -47,9 +46,9 @@ class Config:
     projection: int = 128
     """Size of the queries and keys, after the head."""
     rounds: int = 60
-    """Rounds (epochs of the paper)."""
+    """Rounds of the run, the epochs of the paper."""
     steps: int = 400
-    """Optimiser steps a round."""
+    """Optimiser steps of a round."""
     batch_size: int = 64
     """Images of the global batch, over all workers."""
     bn_group: int = 0
@@ -59,7 +58,8 @@ class Config:
     optim: AdamConfig = field(default_factory=AdamConfig)
 
     def __post_init__(self) -> None:
-        for name, fits, usual in (
+        check_ranges(
+            vars(self),
             ("temperature", self.temperature > 0, "positive, 0.07 is usual"),
             ("ema", 0 <= self.ema <= 1, "in [0, 1], 0.999 is usual"),
             ("projection", self.projection >= 1, "at least 1, 128 is usual"),
@@ -67,9 +67,7 @@ class Config:
             ("steps", self.steps >= 1, "at least 1, 400 is usual"),
             ("batch_size", self.batch_size >= 1, "at least 1, 64 is usual"),
             ("queue", self.queue >= self.batch_size, "at least batch_size, 8192 is usual"),
-        ):
-            if not fits:
-                raise UsageError(f"{name} = {getattr(self, name)}; must be {usual}")
+        )
         check_group(self)
 
 
@@ -94,8 +92,6 @@ class Objective(nn.Module):
 
     def __init__(self, config: Config, embedder: nn.Module, sizes: Sizes) -> None:
         super().__init__()
-        if sizes.classes:
-            raise UsageError("moco learns without a source set; leave --source out, or train hcd")
         self.config = config
         self.head = nn.Linear(sizes.dim, config.projection, bias=False)
         self.key_embedder, self.key_head = teacher_of(embedder), teacher_of(self.head)

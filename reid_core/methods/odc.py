@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.data.samplers import identity_batches
 from reid_core.distributed import copy_from_first_rank, gather_batch, global_mean, mean_over_ranks
-from reid_core.errors import UsageError
 from reid_core.labelling.direct import kmeans
 from reid_core.labelling.given import given_labels
 from reid_core.labels import Features, Labels
@@ -32,7 +31,14 @@ from reid_core.method import LabelSource, Preset
 from reid_core.models.normalisation import GroupBatchNorm, move_running_statistics
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL, SMALL_OPTIM
 from reid_core.seeding import generator
-from reid_core.settings import AdamConfig, ImageConfig, ModelConfig, check_group, group_size
+from reid_core.settings import (
+    AdamConfig,
+    ImageConfig,
+    ModelConfig,
+    check_group,
+    check_ranges,
+    group_size,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +50,7 @@ class Config:
     """Defaults are those of HCD's S-Table 1 and, where it is silent, of ODC's release."""
 
     clusters: int = 500
-    """C, clusters and classes; fewer where the images do not fill so many clusters of ``min_size``."""
+    """Clusters, which are the classes (C); fewer where the images do not fill so many of ``min_size``."""
     min_size: int = 20
     """A cluster of fewer images is dissolved, and the largest one split in its place."""
     momentum: float = 0.5
@@ -54,15 +60,15 @@ class Config:
     reweight: float = 0.5
     """The loss of an image is divided by the size of its cluster to this power; 0 leaves that out."""
     hidden: int = 512
-    """H, inner size of the head."""
+    """Inner size of the head (H)."""
     code: int = 256
-    """E, size of the features that are clustered while training."""
+    """Size of the features that are clustered while training (E)."""
     dropout: float = 0.5
     """Share of the inner features of the head that is dropped in a step, in [0, 1)."""
     rounds: int = 60
-    """Rounds; HCD's 24,000 steps in all."""
+    """Rounds of the run; 60 of 400 steps are HCD's 24,000."""
     steps: int = 400
-    """Optimiser steps a round."""
+    """Optimiser steps of a round."""
     batch_size: int = 64
     """Images of the global batch over all workers."""
     instances: int = 4
@@ -76,7 +82,8 @@ class Config:
     optim: AdamConfig = field(default_factory=AdamConfig)
 
     def __post_init__(self) -> None:
-        for name, fits, usual in (
+        check_ranges(
+            vars(self),
             ("clusters", self.clusters >= 2, "at least 2, 500 is usual"),
             ("min_size", self.min_size >= 2, "at least 2, 20 is usual"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1), 0.5 is usual"),
@@ -89,9 +96,7 @@ class Config:
             ("steps", self.steps >= 1, "at least 1, 400 is usual"),
             ("batch_size", self.batch_size >= 1, "at least 1, 64 is usual"),
             ("instances", self.instances >= 1, "at least 1, 4 is usual"),
-        ):
-            if not fits:
-                raise UsageError(f"{name} = {getattr(self, name)}; must be {usual}")
+        )
         check_group(self)
 
 
@@ -173,8 +178,6 @@ class Objective(nn.Module):
 
     def __init__(self, config: Config, embedder: nn.Module, sizes: Sizes) -> None:
         super().__init__()
-        if sizes.classes:
-            raise UsageError("odc learns without a source set; leave --source out, or train hcd")
         count = cluster_count(config, sizes.images)
         if count < config.clusters:
             logger.warning(

@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from reid_core.batch import Batch, Domain, Round, Sizes, Step
 from reid_core.distributed import gather_batch, gather_rows, global_mean
-from reid_core.errors import UsageError
 from reid_core.labelling.online.positives import predict_positives
 from reid_core.losses.multilabel import mmcl, plain_pm1
 from reid_core.memory.pseudo_labels import PseudoLabelMemory
 from reid_core.memory.updates import update_in_order
 from reid_core.method import LabelSource, Preset
 from reid_core.presets import DEMO_IMAGES, OMNIGLOT_IMAGES, SMALL_MODEL
-from reid_core.settings import ImageConfig, ModelConfig, check_group
+from reid_core.settings import ImageConfig, ModelConfig, check_group, check_ranges
 
 IMAGES = ImageConfig(
     crop=0.64, pad=0, rotate=10, jitter=0.2, camstyle_dir="bounding_box_train_camstyle"
@@ -42,7 +41,7 @@ TAKES_SOURCE = False
 
 @dataclass(frozen=True, kw_only=True)
 class SgdConfig:
-    """SGD with Nesterov momentum, a slower trunk and a step schedule (methods.md 1.6)."""
+    """SGD with Nesterov momentum, a slower trunk and a step schedule."""
 
     lr: float = 0.1
     """Learning rate of new layers."""
@@ -58,12 +57,18 @@ class SgdConfig:
     """Factor on the learning rate every ``step_rounds`` rounds."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.trunk < 0 or self.step_rounds <= 0 or not 0 < self.momentum < 1:
-            raise UsageError(
-                f"optim.lr = {self.lr}, trunk = {self.trunk}, momentum = {self.momentum}, step_rounds = "
-                f"{self.step_rounds}; use lr > 0 (0.1 is usual), trunk >= 0 (0.1), momentum in (0, 1) (0.9), "
-                "step_rounds > 0 (30; below 1 it is a share of the rounds)"
-            )
+        check_ranges(
+            vars(self),
+            ("lr", self.lr > 0, "positive, 0.1 is usual"),
+            ("trunk", self.trunk >= 0, "0 or more, 0.1 is usual"),
+            ("momentum", 0 < self.momentum < 1, "in (0, 1), 0.9 is usual"),
+            (
+                "step_rounds",
+                self.step_rounds > 0,
+                "positive, 30 is usual; below 1 it is a share of the rounds",
+            ),
+            prefix="optim.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +84,15 @@ class Config:
     threshold: float = 0.6
     """Similarity that a positive exceeds, in (0, 1)."""
     min_window: int = 10
-    """Smallest rank that an image may have in the list of a positive."""
+    """Least length of a positive's own list, in which the image must be found."""
     max_positives: int = 0
-    """Most positives of an image; 0 for no limit. It saves time and memory where features are weak."""
+    """Most positives of an image; 0 sets no limit. A limit saves time and memory where features are weak."""
     multi_label_from: float = 0.1
     """Share of the run in which every image is its own class only."""
     force_self: bool = True
     """An image is a positive of its own by the neighbour's label too; the paper has no such rule."""
     aux_from_start: bool = False
-    """Symmetric and neighbour labels in the first rounds too, as Algorithm 1 is printed."""
+    """Use symmetric and neighbour labels in the first rounds too, as Algorithm 1 is printed."""
     loss: Literal["mmcl", "plain_pm1"] = "mmcl"
     """MMCL's loss on hard negatives, or squared distance to 1 and -1 over all images."""
     positive_weight: float = 5.0
@@ -97,9 +102,9 @@ class Config:
     momentum: float = 0.5
     """Weight of the old memory row at the end of the run, in [0, 1); it grows from 0."""
     rounds: int = 60
-    """Rounds (epochs of the paper)."""
+    """Rounds of the run, the epochs of the paper."""
     steps: int = 0
-    """Optimiser steps a round; 0 for as many as show every image once."""
+    """Optimiser steps of a round; 0 takes as many as show every image once."""
     batch_size: int = 128
     """Images of the global batch over all workers."""
     bn_group: int = 0
@@ -109,7 +114,8 @@ class Config:
     optim: SgdConfig = field(default_factory=SgdConfig)
 
     def __post_init__(self) -> None:
-        for name, fits, usual in (
+        check_ranges(
+            vars(self),
             ("base_weight", self.base_weight > 0, "positive, 1 is usual"),
             ("symmetric_weight", self.symmetric_weight >= 0, "0 or more, 0.8 is usual"),
             ("neighbour_weight", self.neighbour_weight >= 0, "0 or more, 0.2 to 1 is usual"),
@@ -123,9 +129,7 @@ class Config:
             ("rounds", self.rounds >= 1, "at least 1, 60 is usual"),
             ("steps", self.steps >= 0, "0 (every image once) or more"),
             ("batch_size", self.batch_size >= 1, "at least 1, 64 or 128 is usual"),
-        ):
-            if not fits:
-                raise UsageError(f"{name} = {getattr(self, name)}; must be {usual}")
+        )
         check_group(self)
 
 
@@ -169,8 +173,6 @@ class Objective(nn.Module):
 
     def __init__(self, config: Config, embedder: nn.Module, sizes: Sizes) -> None:
         super().__init__()
-        if sizes.classes:
-            raise UsageError("snnet learns without a source set; leave --source out, or train hcd")
         self.config = config
         self.momentum, self.warned = 0.0, False
         self.register_buffer("memory_ND", torch.zeros(sizes.images, sizes.dim))

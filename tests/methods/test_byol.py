@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from reid_core import method as contract
-from reid_core.batch import Sizes
 from reid_core.errors import UsageError
 from reid_core.methods import byol
 from reid_core.models.ema import teacher_of
@@ -183,12 +182,6 @@ def test_resuming_changes_no_bit(folder: Path) -> None:
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         byol.Config(**changes)
-
-
-def test_a_source_set_is_refused() -> None:
-    assert not byol.TAKES_SOURCE
-    with pytest.raises(UsageError, match="--source"):
-        byol.Objective(byol.Config(), nn.Identity(), Sizes(5, 3, 2))
 
 
 def test_presets_are_the_rows_of_the_table() -> None:

@@ -371,11 +371,6 @@ def test_nonsense_is_refused(changes: dict[str, float], message: str) -> None:
         ise.Config(**changes)  # type: ignore[arg-type]
 
 
-def test_source_set_is_refused() -> None:
-    with pytest.raises(UsageError, match="leave --source out"):
-        ise.Objective(ise.Config(), nn.Identity(), Sizes(8, 4, 16))
-
-
 def labelled(label: list[int]) -> Round:
     every = torch.arange(len(label))
     target = Domain(

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from reid_core import method as contract
-from reid_core.batch import Sizes
 from reid_core.errors import UsageError
 from reid_core.methods import moco
 from reid_core.models.ema import teacher_of
@@ -178,12 +177,6 @@ def test_resuming_changes_no_bit(folder: Path) -> None:
 def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         moco.Config(**changes)
-
-
-def test_a_source_set_is_refused() -> None:
-    assert not moco.TAKES_SOURCE
-    with pytest.raises(UsageError, match="--source"):
-        moco.Objective(moco.Config(), nn.Identity(), Sizes(5, 3, 2))
 
 
 def test_presets_are_the_rows_of_the_table() -> None:

@@ -378,11 +378,6 @@ def test_a_group_that_does_not_divide_the_batch_is_refused() -> None:
         Config(bn_group=7)
 
 
-def test_a_source_set_is_refused() -> None:
-    with pytest.raises(UsageError, match="--source"):
-        Objective(Config(), nn.Identity(), Sizes(50, 3, 6))
-
-
 def test_presets_are_the_rows_of_the_table() -> None:
     assert set(odc.PRESETS) == {"demo", "omniglot", "market1501", "dukemtmc"}
     assert odc.PRESETS["market1501"].published == {"mAP": 20.0, "rank1": 38.8, "rank5": 54.9}

@@ -43,6 +43,7 @@ def refused(capsys: pytest.CaptureFixture[str], argv: list[str], code: int, *wor
         ([*TRAIN, "--data", ".", "--workers", "3"], ["--workers 3"]),
         ([*TRAIN, "--data", "nosuch://x"], ["nosuch://x"]),
         ([*TRAIN, "--data", ".", "--method.model.weights", "/no/weights.pth"], ["/no/weights.pth"]),
+        (["train", "moco", "--data", ".", "--source", "."], ["--source", "moco", "leave it out"]),
         (["cluster"], ["--features"]),
         (["cluster", "--features", "/no/f.parquet"], ["/no/f.parquet"]),
         (["evaluate", "--query", "/no/q.parquet", "--gallery", "/no/g.parquet"], ["/no/q.parquet"]),
