@@ -109,6 +109,7 @@ def test_a_long_silence_is_told(
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr("pipelines.results.progress.QUIET_S", 0.05)
+    monkeypatch.setattr("pipelines.results.bar.Bar.every_s", 0.05)
     folder = opened(tmp_path)
     with Listener(Queue(), folder, 2, IMAGES_TABLE):
         time.sleep(0.5)

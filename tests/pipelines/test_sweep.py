@@ -503,7 +503,7 @@ def test_ids_change_nothing_but_their_columns() -> None:
     [
         ({"eps": (0.5, 0.99)}, "below 0.98"),
         ({"eps": (0.5, 1.5)}, "eps = 1.5"),
-        ({"k1": (2,), "k2": (3,)}, "k1 = 2, k2 = 3"),
+        ({"k1": (2,), "k2": (3,)}, "k2 = 3; must be from 1 to k1 = 2"),
         ({"min_samples": (0,)}, "min_samples = 0"),
         ({"k2": ()}, "--k2 without a value"),
         ({"features": "no.parquet"}, "no such file"),
