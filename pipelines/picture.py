@@ -58,7 +58,7 @@ class PictureJob:
     """Draw a run as of its last evaluation, or the quality of the labels of several runs side by side."""
 
     runs: Positional[tuple[str, ...]]
-    """Folder of a run, STORAGE/NAME: a path or a URI; --what quality takes several."""
+    """The folder of a run, STORAGE/NAME: a path or a URI; --what quality takes several."""
     what: Literal["hierarchy", "tsne", "quality", "matches"]
     """The picture. hierarchy: the images of coarse clusters, level by level (hcd). tsne: a map of features, with
     the support samples of ise. quality: mAP, and the agreement of labels and true ids, by round. matches: some
