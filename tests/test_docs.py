@@ -18,6 +18,7 @@ import pytest
 
 from pipelines.cli import VERBS, main
 from pipelines.results.presets import preset_page
+from reid_core import method as contract
 from reid_core.data.datasets import synthetic
 
 ROOT = Path(__file__).parents[1]
@@ -30,6 +31,9 @@ RUN = re.compile(r"^<!-- run(?:: (.*?))? -->\n```(\w+)\n(.*?)^```$", re.MULTILIN
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 LONGEST_README = 130  # lines
+HELP = [(verb,) for verb in VERBS if verb not in ("train", "sweep")]
+HELP += [("train", method) for method in contract.names()]
+HELP += [("sweep", "hcd", "--space", space) for space in ("labelling", "alpha_m")]
 
 
 def name(page: Path) -> str:
@@ -51,6 +55,14 @@ def test_every_citation_has_its_heading() -> None:
     ]
     assert len(cited) > 50
     assert [pair for pair in cited if pair[1] not in numbers] == []
+
+
+@pytest.mark.parametrize("words", HELP, ids=" ".join)
+def test_help_cites_nothing(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) > 5
+    assert "methods.md" not in shown
 
 
 def test_every_decision_that_a_method_names_is_there() -> None:

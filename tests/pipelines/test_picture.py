@@ -15,6 +15,7 @@ from matplotlib.image import imread
 
 from pipelines import picture
 from pipelines.cli import main
+from pipelines.results.saved_run import SavedRun
 from pipelines.run.stages import label_table, labels_path
 from reid_core.batch import Batch, Domain, Round, Sizes
 from reid_core.data.datasets import scan
@@ -185,7 +186,7 @@ def test_supports_are_those_of_the_method(world: World, direction: str, supports
     config = replace(ISE, direction=direction, supports=supports)
     label = world.levels[:, 1] - 1
     job = {"method": asdict(config), "seed": 1}
-    run = picture.Run("", "ise", job, [{"kind": "evaluation", "round": 3}])
+    run = SavedRun("", "ise", job, [{"kind": "evaluation", "round": 3}])
     x, label = torch.from_numpy(world.feature), torch.from_numpy(label)
     label = label.unique(return_inverse=True)[1]
     row = np.array([0, 5, 40])
@@ -206,13 +207,13 @@ def test_supports_are_those_of_the_method(world: World, direction: str, supports
 def test_random_supports_repeat_and_other_methods_have_none(world: World) -> None:
     config = replace(ISE, direction="random", supports=1)
     lines = [{"kind": "evaluation", "round": 3}]
-    run = picture.Run("", "ise", {"method": asdict(config), "seed": 1}, lines)
+    run = SavedRun("", "ise", {"method": asdict(config), "seed": 1}, lines)
     label = torch.from_numpy(world.levels[:, 1]).unique(return_inverse=True)[1]
     x, row = torch.from_numpy(world.feature), np.arange(48)
     found = picture._supports(run, x, label, row)
     torch.testing.assert_close(found, picture._supports(run, x, label, row), rtol=0, atol=0)
     torch.testing.assert_close(found, F.normalize(found, dim=2))
-    assert picture._supports(run._replace(method="hcd"), x, label, row).shape == (48, 0, DIM)
+    assert picture._supports(replace(run, method="hcd"), x, label, row).shape == (48, 0, DIM)
 
 
 def test_quality_of_runs_side_by_side(world: World) -> None:
