@@ -32,7 +32,7 @@ test-all: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell --quiet-level 2 reid_core pipelines tune_spaces tests benchmarks README.md CONTRIBUTING.md
+	$(BIN)/codespell --quiet-level 2 reid_core pipelines tune_spaces tests benchmarks docs README.md CONTRIBUTING.md
 	$(BIN)/lint-imports
 
 types: setup

@@ -21,7 +21,7 @@ VERBS = {
     "train": "learn an embedding without labels: reid train METHOD",
     "sweep": "the settings of a method, on stored features or by training: reid sweep METHOD --space NAME",
     "evaluate": "mAP and CMC of a run, a checkpoint or feature tables",
-    "picture": "what a run learnt, as a PNG: reid picture RUN --what hierarchy|tsne|quality",
+    "picture": "what a run learnt, as a PNG: reid picture RUN --what hierarchy|tsne|quality|matches",
 }
 
 

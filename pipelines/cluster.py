@@ -36,31 +36,31 @@ class ClusterJob:
     """Give every image of a feature table a pseudo label: DBSCAN on the k-reciprocal Jaccard distance."""
 
     features: str = ""
-    """FEATURES table: a path or a URI."""
+    """The FEATURES table: a path or a URI."""
     out: str = "labels.parquet"
-    """LABELS table to write: a path or a URI."""
+    """The LABELS table to write: a path or a URI."""
     eps: float = 0.6
-    """DBSCAN radius on the distance; below 1 for Jaccard."""
+    """The radius of DBSCAN on the distance; for Jaccard it lies in (0, 1), else in (0, 2]."""
     min_samples: int = 4
-    """Neighbours within eps, itself included, that make an image a core point."""
+    """The number of images within eps, itself included, that makes an image a core point."""
     k1: int = 30
-    """Neighbours of the k-reciprocal sets."""
+    """The number of neighbours of the k-reciprocal sets."""
     k2: int = 6
-    """Neighbours averaged in the local query expansion."""
+    """The number of neighbours averaged in the local query expansion."""
     metric: Literal["jaccard", "euclidean", "cosine"] = "jaccard"
-    """Distance of DBSCAN: k-reciprocal Jaccard, or between the features themselves."""
+    """The distance of DBSCAN: k-reciprocal Jaccard, or between the features themselves."""
     kmeans: int = 0
-    """Cluster into this many by spherical k-means instead of DBSCAN; 0 does not."""
+    """Cluster into this many by spherical k-means in place of DBSCAN; 0 keeps DBSCAN."""
     seed: int = 0
-    """Of the first centres of k-means."""
+    """The seed of the first centres of k-means."""
     scan_eps: str = ""
-    """FIRST:LAST:STEP, such as 0.3:0.8:0.05: compare radii on one graph, plot them beside --out, use the best."""
+    """Compare the radii FIRST:LAST:STEP, such as 0.3:0.8:0.05, on one graph, plot them beside --out, use the best."""
     knn: KNN = "auto"
-    """Neighbour search; auto is torch. All find the same neighbours."""
+    """The neighbour search; auto is torch. All find the same neighbours."""
     backend: Backend = "auto"
-    """DBSCAN and Jaccard graph: exact on CPUs, or cuML on a GPU; auto takes cuML where both are there."""
+    """What makes graph and DBSCAN: CPUs, exactly, or cuML on a GPU; auto takes cuML where it and a GPU are there."""
     shards: int = 0
-    """Blocks of images, each pair of which is one Ray task; 0: one for every 131,072 images."""
+    """The number of blocks of images, each pair of which is one Ray task; 0 makes one for every 131,072 images."""
 
 
 def run(job: ClusterJob) -> Labels:

@@ -18,15 +18,15 @@ class DemoJob:
     """Watch an embedding learn to find the same person without labels, in minutes on a CPU."""
 
     out: str = "runs"
-    """Folder for the data (OUT/demo-data) and the run (OUT/demo)."""
+    """The folder for the data (OUT/demo-data) and the run (OUT/demo)."""
     method: str = "cluster_contrast"
-    """Any method; its preset `demo` is used."""
+    """The method that is trained, any of them, with its preset `demo`."""
     local: bool = False
     """Run in this process, without Ray: the quick look, with the same result."""
     workers: int = 1
-    """Number of train workers; the result does not depend on it."""
+    """The number of train workers; the result does not depend on it."""
     seed: int = 1
-    """Seed of every random draw of the run."""
+    """The seed of every random draw of the run."""
 
 
 def run(job: DemoJob) -> dict[str, Any]:

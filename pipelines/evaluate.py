@@ -31,27 +31,27 @@ class EvaluateJob:
     """Give one of: --run DIR; --checkpoint FILE --data ROOT; --query FEATURES --gallery FEATURES."""
 
     run: str = ""
-    """Folder of a run: its last weights on its own data, or on --data."""
+    """The folder of a run: its last weights are evaluated on its own data, or on --data."""
     checkpoint: str = ""
     """An embedder file (.safetensors) of a run."""
     data: str = ""
-    """Root of a data set with query and gallery."""
+    """The root of a data set with query and gallery."""
     query: str = ""
-    """FEATURES table of the queries."""
+    """The FEATURES table of the queries."""
     gallery: str = ""
-    """FEATURES table of the gallery."""
+    """The FEATURES table of the gallery."""
     out: str = ""
-    """JSON file to write; '' prints only."""
+    """The JSON file to write; '' only prints."""
     layout: str = "auto"
-    """Layout of the data; `reid scan` tells which are known."""
+    """The layout of the data; `reid scan` tells which are known."""
     camera_filter: CameraFilter = "same_camera"
-    """Gallery images of the query's identity that do not count: of its camera, of its tracklet, or none."""
+    """The gallery images of the query's identity that do not count: those of its camera, of its tracklet, or none."""
     workers: int = 1
-    """Model replicas."""
+    """The number of replicas of the network, each in a process of its own."""
     gpu: bool = False
     """Give every replica a GPU."""
     cache: str = default_cache()
-    """Folder on each node's local disk that keeps encoded images; '' keeps none."""
+    """The folder on each node's local disk that keeps encoded images; '' keeps none."""
 
 
 def run(job: EvaluateJob) -> dict[str, Any]:

@@ -35,27 +35,27 @@ class ExtractJob:
     """Embed the images of a data folder; corrupt ones are listed and left out."""
 
     data: str = ""
-    """Root of the images: a path or a URI."""
+    """The root of the images: a path or a URI."""
     out: str = "features.parquet"
-    """FEATURES table to write: a path or a URI."""
+    """The FEATURES table to write: a path or a URI."""
     weights: str = ""
     """An embedder file of a run (.safetensors); it tells network and input size, in place of --model and --images."""
     split: Literal["train", "query", "gallery", "test", "all"] = "train"
-    """Images to embed; test is query and gallery."""
+    """The images to embed; test is query and gallery."""
     layout: str = "auto"
-    """Layout of the data; `reid scan` tells which are known."""
+    """The layout of the data; `reid scan` tells which are known."""
     model: ModelConfig = field(default_factory=ModelConfig)
     images: ImageConfig = field(default_factory=ImageConfig)
     workers: int = 1
-    """Model replicas."""
+    """The number of replicas of the network, each in a process of its own."""
     gpu: bool = False
     """Give every replica a GPU."""
     block: int = 128
-    """Images of one embedding batch."""
+    """The number of images of one embedding batch."""
     cache: str = default_cache()
-    """Folder on each node's local disk that keeps encoded images; '' keeps none."""
+    """The folder on each node's local disk that keeps encoded images; '' keeps none."""
     seed: int = 1
-    """Of random weights."""
+    """The seed of random weights, where no --weights are given."""
 
 
 class EmbedActor:

@@ -24,15 +24,15 @@ class LabelsJob:
     """Tell what became of the clusters of one label table in another: reid labels diff A B."""
 
     action: Positional[Literal["diff"]]
-    """What to do with the tables."""
+    """What to do with the tables: compare them."""
     before: Positional[str]
-    """LABELS table, path or URI."""
+    """The earlier LABELS table, a path or a URI."""
     after: Positional[str]
-    """A later one of the same images, or of some of them."""
+    """The later LABELS table, of the same images or of some of them."""
     level: int = 0
-    """Level of the labels, 0 the finest."""
+    """The level of the labels, 0 is the finest."""
     out: str = ""
-    """Write the second table with stable numbers, those of the first where a cluster was kept."""
+    """A table to write: the later one with stable numbers, those of the earlier one where a cluster was kept."""
 
 
 def run(job: LabelsJob) -> Changes:

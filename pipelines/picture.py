@@ -1,4 +1,4 @@
-"""``reid picture RUN --what hierarchy|tsne|quality``: pictures of what a run learnt.
+"""``reid picture RUN --what hierarchy|tsne|quality|matches``: pictures of what a run learnt.
 
 N training images, M images drawn, D feature size.
 """
@@ -25,6 +25,7 @@ from pipelines.run.stages import labels_path
 from reid_core.data.datasets import scan
 from reid_core.data.decode import ImageStore, load
 from reid_core.errors import UsageError
+from reid_core.evaluation.ranking import Images, top_k
 from reid_core.labels import Labels
 from reid_core.memory.classes import centroids
 from reid_core.methods import ise
@@ -32,48 +33,56 @@ from reid_core.seeding import generator
 from reid_core.storage import exists, join, write_bytes
 from reid_core.tables import IMAGES, LABELS, feature_matrix, read_features, read_table
 from reid_core.visualisation.hierarchy import hierarchy_figure, members, most_divided
+from reid_core.visualisation.matches import matches_figure
 from reid_core.visualisation.png import png
 from reid_core.visualisation.quality import quality_figure
 from reid_core.visualisation.tsne import tsne_figure, tsne_map
 
-HIERARCHY_CLUSTERS, TSNE_CLUSTERS = 3, 10  # drawn where none are asked for
+HIERARCHY_CLUSTERS, TSNE_CLUSTERS, QUERIES = 3, 10, 6  # drawn where none are asked for
+MOST = {"hierarchy": 32, "tsne": 32, "matches": 10}
+MATCH_HEIGHT = 128  # of the images of matches, pixels
 MEANT_FOR = {
     "clusters": ("hierarchy", "tsne"),
-    "most": ("hierarchy", "tsne"),
+    "most": ("hierarchy", "tsne", "matches"),
+    "queries": ("matches",),
     "images": ("hierarchy",),
     "ids": ("tsne",),
     "features": ("tsne",),
-    "seed": ("tsne",),
+    "seed": ("tsne", "matches"),
 }
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureJob:
-    """Draw a run as of its last evaluation, or the quality of labels of several runs side by side."""
+    """Draw a run as of its last evaluation, or the quality of the labels of several runs side by side."""
 
     runs: Positional[tuple[str, ...]]
-    """Folder of a run, STORAGE/NAME: a path or a URI; several for quality."""
-    what: Literal["hierarchy", "tsne", "quality"]
-    """hierarchy: images of coarse clusters by level (hcd); tsne: a map of features, with the support samples of
-    ise; quality: mAP and agreement of labels and true ids by round."""
+    """The folder of a run, STORAGE/NAME: a path or a URI; --what quality takes several."""
+    what: Literal["hierarchy", "tsne", "quality", "matches"]
+    """The picture. hierarchy: the images of coarse clusters, level by level (hcd). tsne: a map of features, with
+    the support samples of ise. quality: mAP, and the agreement of labels and true ids, by round. matches: some
+    queries of the test set, each beside its nearest gallery images."""
     out: str = ""
-    """PNG to write; RUN/WHAT.png of the first run when empty."""
+    """The PNG to write; RUN/WHAT.png of the first run when empty."""
     clusters: tuple[int, ...] = ()
-    """Numbers of the clusters to draw, of the coarsest level; the most divided for hierarchy and the largest
-    for tsne when not given."""
+    """The numbers of the clusters to draw, of the coarsest level; when not given, the most divided for hierarchy
+    and the largest for tsne."""
     ids: tuple[int, ...] = ()
-    """Draw and colour the images of these true ids instead, for tsne."""
-    most: int = 32
-    """Images of a cluster that are drawn, evenly chosen from more."""
+    """The true ids whose images tsne draws and colours in place of clusters."""
+    most: int | None = None
+    """How many images of a cluster are drawn, evenly chosen from more (32 when not given), or for matches how many
+    gallery images stand beside a query (10)."""
+    queries: int = QUERIES
+    """How many queries matches draws, of different identities where these are known."""
     images: bool = False
-    """Show the images themselves, for hierarchy; coloured tiles with image ids otherwise."""
+    """Show the images themselves in hierarchy, in place of coloured tiles with image ids."""
     data: str = ""
-    """Root of the run's images where they have moved."""
+    """The root of the run's images where they have moved."""
     features: str = ""
-    """FEATURES table of the run's training images and last weights, for tsne; extracted when empty."""
+    """A FEATURES table of the run's training images by its last weights, for tsne; extracted when empty."""
     seed: int = 0
-    """Of the map."""
+    """The seed of the map of tsne, and of the choice of queries of matches."""
 
 
 def run(job: PictureJob) -> str:
@@ -88,7 +97,8 @@ def run(job: PictureJob) -> str:
     if job.what == "quality":
         picture = _quality(runs)
     else:
-        picture = (_hierarchy if job.what == "hierarchy" else _tsne)(job, runs[0])
+        drawn = {"hierarchy": _hierarchy, "tsne": _tsne, "matches": _matches}
+        picture = drawn[job.what](job, runs[0])
     out = job.out or join(runs[0].folder, f"{job.what}.png")
     write_bytes(out, picture)
     logger.info("%s", out)
@@ -99,6 +109,7 @@ def check(job: PictureJob) -> None:
     """Refuse flags that do not go together."""
     if not job.runs:
         raise UsageError("RUN is missing: give STORAGE/NAME of `reid train`")
+    _check_numbers(job)
     if len(job.runs) > 1 and job.what != "quality":
         raise UsageError(f"--what {job.what} draws one run; {len(job.runs)} were given")
     for name, pictures in MEANT_FOR.items():
@@ -106,12 +117,17 @@ def check(job: PictureJob) -> None:
             raise UsageError(f"--{name} is for --what {' and '.join(pictures)}; leave it out")
     if job.clusters and job.ids:
         raise UsageError("--clusters and --ids exclude each other")
-    if job.data and not (job.images or (job.what == "tsne" and not job.features)):
+    extracts = job.what == "matches" or (job.what == "tsne" and not job.features)
+    if job.data and not (job.images or extracts):
         raise UsageError(
-            "--data has no use here: it is read for --images, and for tsne without --features"
+            "--data has no use here: it is read for --images, for matches, and for tsne without --features"
         )
-    if job.most < 2:
-        raise UsageError(f"--most {job.most}; must be at least 2, 32 is usual")
+
+
+def _check_numbers(job: PictureJob) -> None:
+    for name, least, usual in (("most", 2, MOST.get(job.what)), ("queries", 1, QUERIES)):
+        if (value := getattr(job, name)) is not None and value < least:
+            raise UsageError(f"--{name} {value}; must be at least {least}, {usual} is usual")
 
 
 def _quality(runs: list[SavedRun]) -> bytes:
@@ -141,7 +157,7 @@ def _hierarchy(job: PictureJob, of: SavedRun) -> bytes:
     coarse_N = labels.label[:, -1]
     chosen = _known(job.clusters, coarse_N, "cluster")
     chosen = chosen or most_divided(labels.label, HIERARCHY_CLUSTERS)
-    drawn = {cluster: _thinned(members(labels.label, cluster), job.most) for cluster in chosen}
+    drawn = {cluster: _thinned(members(labels.label, cluster), most(job)) for cluster in chosen}
     images = _images(job, of, np.concatenate([*drawn.values()]), path_N) if job.images else None
     return png(hierarchy_figure(labels.label, labels.image_id, drawn, images))
 
@@ -154,7 +170,7 @@ def _tsne(job: PictureJob, of: SavedRun) -> bytes:
     pid_N = table.column("pid").fill_null(-1).to_numpy()
     kind, group_N = ("id", pid_N) if job.ids else ("cluster", label_N)
     chosen = _known(job.clusters or job.ids, group_N, kind) or _largest(group_N, TSNE_CLUSTERS)
-    parts = [_thinned(np.flatnonzero(group_N == group), job.most) for group in chosen]
+    parts = [_thinned(np.flatnonzero(group_N == group), most(job)) for group in chosen]
     row_M = np.concatenate(parts)
     if len(row_M) < 2:
         raise UsageError("one image to draw: a map needs two; give more --ids")
@@ -165,6 +181,53 @@ def _tsne(job: PictureJob, of: SavedRun) -> bytes:
     group_S = group_N[clustered_M].repeat(support_MKD.shape[1])
     count = len(row_M)
     return png(tsne_figure(place[:count], group_N[row_M], place[count:], group_S, kind=kind))
+
+
+def _matches(job: PictureJob, of: SavedRun) -> bytes:
+    """Q queries, k gallery images beside each: those that evaluation ranks first."""
+    title = f"nearest in the gallery, by {of.method} after {of.evaluated} rounds"
+    table = _extracted(job, of, "test")
+    query, gallery = (table.filter(pc.field("split") == split) for split in ("query", "gallery"))
+    if not len(query) or not len(gallery):
+        raise UsageError(
+            f"{_data(job, of)[0]}: {len(query)} query and {len(gallery)} gallery images could be read; matches "
+            "needs both"
+        )
+    query = query.take(_chosen(query, job.queries, job.seed))
+    ranks = top_k(
+        Images.from_table(query), Images.from_table(gallery), most(job),
+        camera_filter=of.job["camera_filter"],
+    ).to_pydict()  # fmt: skip
+    image_id = table.column("image_id").to_numpy()
+    row_Q = np.searchsorted(image_id, query.column("image_id").to_numpy())
+    row_M = np.searchsorted(image_id, np.array(ranks["gallery_id"], np.int64))
+    images = _images(job, of, np.concatenate([row_Q, row_M]), table.column("path"), MATCH_HEIGHT)
+    pid = table.column("pid").to_pylist()
+    found, same = [], []
+    for row in row_Q.tolist():
+        beside = row_M[np.array(ranks["query_id"]) == image_id[row]].tolist()
+        found.append([images[one] for one in beside])
+        same.append([_same(pid[row], pid[one]) for one in beside])
+    return png(matches_figure([images[row] for row in row_Q.tolist()], found, same, title))
+
+
+def _chosen(query: pa.Table, count: int, seed: int) -> np.ndarray:
+    """At most ``count`` rows of the queries, rising: drawn at random, of different identities where known."""
+    drawn = np.random.default_rng(seed).permutation(len(query))
+    pid = query.column("pid").fill_null(0).to_numpy()[drawn]
+    identity = np.where(pid > 0, pid, -1 - np.arange(len(pid)))
+    first = np.sort(np.unique(identity, return_index=True)[1])[:count]
+    return np.sort(drawn[first])
+
+
+def _same(pid: int | None, other: int | None) -> bool | None:
+    """Whether two images show one identity; None where it is not known."""
+    return None if pid is None or pid < 1 or other is None else pid == other
+
+
+def most(job: PictureJob) -> int:
+    """Images of a cluster, or beside a query."""
+    return job.most or MOST[job.what]
 
 
 def _labels(of: SavedRun) -> tuple[Labels, pa.ChunkedArray]:
@@ -205,15 +268,15 @@ def _data(job: PictureJob, of: SavedRun) -> tuple[str, str]:
 
 
 def _images(
-    job: PictureJob, of: SavedRun, row_M: np.ndarray, path_N: pa.ChunkedArray
+    job: PictureJob, of: SavedRun, row_M: np.ndarray, path_N: pa.ChunkedArray, height: int = 0
 ) -> dict[int, np.ndarray]:
-    """The images (height, width, 3) uint8 by row, as large as the network sees them."""
+    """The images (height, width, 3) uint8 by row, in the shape that the network sees; as large too unless told."""
     size = of.job["method"]["images"]
+    height = height or size["height"]
+    width = round(height * size["width"] / size["height"])
     store = ImageStore(scan(*_data(job, of)).root)
     return {
-        row: load(store, path_N[row].as_py(), size["height"], size["width"])
-        .permute(1, 2, 0)
-        .numpy()
+        row: load(store, path_N[row].as_py(), height, width).permute(1, 2, 0).numpy()
         for row in row_M.tolist()
     }
 
@@ -232,11 +295,16 @@ def _features(job: PictureJob, of: SavedRun, path_N: pa.ChunkedArray) -> pa.Tabl
     return table
 
 
-def _extracted(job: PictureJob, of: SavedRun) -> pa.Table:
+def _extracted(
+    job: PictureJob, of: SavedRun, split: Literal["train", "test"] = "train"
+) -> pa.Table:
     with tempfile.TemporaryDirectory(prefix="reid-features-") as folder:
         out = str(Path(folder) / "features.parquet")
         data, layout = _data(job, of)
-        extract.run(extract.ExtractJob(data=data, layout=layout, out=out, weights=of.weights()))
+        weights = of.weights()
+        extract.run(
+            extract.ExtractJob(data=data, layout=layout, out=out, weights=weights, split=split)
+        )
         return read_features(out)
 
 

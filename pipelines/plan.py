@@ -40,39 +40,39 @@ class PlanJob:
     """Forecast what every stage needs on nodes of one kind, and name what would not fit; starts nothing."""
 
     images: int
-    """Training images."""
+    """The number of training images."""
     dim: int = 2048
-    """Feature size."""
+    """The size of a feature."""
     query: int | None = None
-    """Query images of an evaluation; a quarter of --images when not given."""
+    """The number of query images of an evaluation; a quarter of --images when not given."""
     gallery: int | None = None
-    """Gallery images of an evaluation; as many as --images when not given."""
+    """The number of gallery images of an evaluation; as many as --images when not given."""
     cpus: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    """Cores of the node; like all of the node, this machine's when not given."""
+    """The cores of a node; like all that describes a node, this machine's when not given."""
     bf16: bool = field(default_factory=has_bfloat16)
-    """Whether its cores have bfloat16 units (AVX512_BF16 or AMX)."""
+    """Whether the cores have bfloat16 units (AVX512_BF16 or AMX)."""
     memory: float = field(default_factory=_memory)
-    """RAM of the node, GB (1e9 bytes)."""
+    """The RAM of a node, GB (1e9 bytes)."""
     gpus: int = field(default_factory=torch.cuda.device_count)
-    """GPUs of the node."""
+    """The GPUs of a node."""
     gpu_memory: float = field(default_factory=_gpu_memory)
-    """VRAM of a GPU, GB; 80 where this machine has none."""
+    """The VRAM of a GPU, GB; 80 when not given and this machine has no GPU."""
     nodes: int = 1
-    """Such nodes in the cluster."""
+    """The number of such nodes in the cluster."""
     shards: int = 0
-    """Blocks of the label stage; 0: one for every 131,072 images."""
+    """The number of blocks of the label stage; 0 makes one for every 131,072 images."""
     workers: int | None = None
-    """Train workers; one a GPU when not given, one a node without GPUs."""
+    """The number of train workers; when not given, one a GPU, or one a node without GPUs."""
     rounds: int = 50
-    """Rounds of the run."""
+    """The number of rounds of the run."""
     steps: int = 200
-    """Optimiser steps a round."""
+    """The number of optimiser steps a round."""
     batch_size: int = 256
-    """Images of the global batch."""
+    """The number of images of the global batch."""
     eval_every: int = 10
-    """Rounds between evaluations."""
+    """The number of rounds between evaluations."""
     k1: int = 30
-    """Neighbours of the k-reciprocal sets."""
+    """The number of neighbours of the k-reciprocal sets."""
 
 
 def run(job: PlanJob) -> list[Stage]:

@@ -18,13 +18,13 @@ class ScanJob:
     """Show what a data set holds and list what is wrong with it."""
 
     root: Positional[str]
-    """Folder of images, path or URI; or a manifest, .csv or .parquet."""
+    """The folder of images, a path or a URI; or a manifest, .csv or .parquet."""
     layout: str = "auto"
-    """auto, manifest, msmt17, dukemtmc, personx, market1501 or folder."""
+    """The layout: auto, manifest, msmt17, dukemtmc, personx, market1501 or folder; auto finds out."""
     strict: bool = False
-    """Fail when an image cannot be read."""
+    """Fail (exit code 1) when an image cannot be read."""
     decode: bool = True
-    """Read and decode every image; without it only names and sizes are looked at."""
+    """Read and decode every image; without it only the names are looked at."""
 
 
 def run(job: ScanJob) -> int:

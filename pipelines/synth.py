@@ -14,15 +14,15 @@ class SynthJob:
     """Draw a set of persons in Market-1501's layout, to try everything without data."""
 
     out: Positional[str]
-    """New folder, path or URI; a set of the same numbers that is already there is kept."""
+    """The new folder, a path or a URI; a set of the same numbers that is already there is kept."""
     ids: int = IDS
-    """All identities: half for training, half for query and gallery."""
+    """The number of all identities: half are for training, half for query and gallery."""
     cameras: int = CAMERAS
-    """Cameras; every person passes all of them."""
+    """The number of cameras; every person passes all of them."""
     images: int = IMAGES
-    """Images of each identity in each camera; of a test identity the first is a query."""
+    """The number of images of each identity in each camera; of a test identity the first is a query."""
     seed: int = 0
-    """Seed of every draw."""
+    """The seed of every random draw."""
 
 
 def run(job: SynthJob) -> str:

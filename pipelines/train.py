@@ -5,6 +5,7 @@ from typing import Any
 
 import tyro
 
+from pipelines.results.presets import preset_lines
 from pipelines.run.driver import run
 from pipelines.run.job import TrainJob
 from reid_core import method as contract
@@ -58,15 +59,3 @@ def main(argv: Sequence[str]) -> int:
         return 0
     run(name, job)
     return 0
-
-
-def preset_lines(name: str) -> list[str]:
-    """The table of ``reid train METHOD --list``."""
-    presets = contract.load(name).PRESETS
-    width = max(map(len, presets))
-    lines = [f"{'preset':<{width}}{'mAP':>6}{'R1':>6}{'R5':>6}{'R10':>6}  published for"]
-    for preset, entry in presets.items():
-        figures = (entry.published.get(key) for key in ("mAP", "rank1", "rank5", "rank10"))
-        cells = "".join(f"{'-' if v is None else format(v, '.1f'):>6}" for v in figures)
-        lines.append(f"{preset:<{width}}{cells}  {entry.about}")
-    return lines

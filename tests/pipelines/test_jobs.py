@@ -1,4 +1,4 @@
-"""`ray job submit`, as the README tells it: stopped in the middle and submitted again, with a token."""
+"""`ray job submit`, as docs/cluster.md tells it: stopped in the middle and submitted again, with a token."""
 
 import json
 import re

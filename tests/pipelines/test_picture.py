@@ -15,6 +15,7 @@ from matplotlib.image import imread
 
 from pipelines import picture
 from pipelines.cli import main
+from pipelines.results.saved_run import SavedRun
 from pipelines.run.stages import label_table, labels_path
 from reid_core.batch import Batch, Domain, Round, Sizes
 from reid_core.data.datasets import scan
@@ -22,6 +23,7 @@ from reid_core.labelling.given import given_labels
 from reid_core.methods import ise
 from reid_core.models.embedder import build_embedder, save_embedder
 from reid_core.tables import features_table, write_table
+from reid_core.visualisation.matches import matches_figure
 
 ISE = replace(ise.DEMO, supports=2, rounds=4, batch_size=48, bn_group=12)
 DIM = 6
@@ -49,6 +51,8 @@ class World:
         place = self.folder / name
         place.mkdir(exist_ok=True)
         job = {"method": asdict(ISE), "data": self.root, "layout": "auto", "seed": 1}
+        job["camera_filter"] = "same_camera"
+        (place / "last.safetensors").touch()
         config = {"job": job, "identity": {"method_name": name}}
         (place / "config.json").write_text(json.dumps(config))
         lines = [{"kind": "evaluation", "round": i, "mAP": 0.1 * i, "rank1": 0.2} for i in (0, 2)]
@@ -115,13 +119,74 @@ def test_tsne_extracts(world: World) -> None:
     assert imread(f"{run}/tsne.png").any()
 
 
+def test_matches_are_those_that_evaluation_ranks_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = world.run("hcd", world.levels)
+    images = scan(world.root).images.filter(pc.field("split") != "train").sort_by("image_id")
+    x = np.random.default_rng(1).standard_normal((len(images), DIM)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    pid = images.column("pid").to_numpy().copy()
+    gallery = images.column("split").to_numpy(zero_copy_only=False) == "gallery"
+    pid[np.flatnonzero(gallery)[:9]] = -1  # junk
+    unknown = np.flatnonzero(gallery)[9:15]
+    pid = pa.array(np.where(np.isin(np.arange(len(pid)), unknown), None, pid), pa.int64())
+    images = images.set_column(3, images.schema.field("pid"), pid)
+    table = features_table(images, images.column("image_id").to_numpy(), x)
+    monkeypatch.setattr(picture.extract, "run", lambda job: write_table(table, job.out))
+    drawn = []
+
+    def figure(query: list, found: list, same: list, title: str) -> object:
+        drawn.append((len(query), [len(row) for row in found], same, title))
+        return matches_figure(query, found, same, title)
+
+    monkeypatch.setattr(picture, "matches_figure", figure)
+    assert main(["picture", run, "--what", "matches", "--queries", "3", "--most", "30"]) == 0
+    assert imread(f"{run}/matches.png").any()
+    count, beside, same, title = drawn[0]
+    assert count == 3
+    assert title.endswith("by hcd after 2 rounds")
+    rows = table.to_pylist()
+    queries = [row for row in rows if row["split"] == "query"]
+    expected = []
+    for query in queries:
+        seen = [
+            (-np.dot(query["feature"], row["feature"]), row["pid"])
+            for row in rows
+            if row["split"] == "gallery"
+            and row["pid"] != -1
+            and not (row["pid"] == query["pid"] and row["camid"] == query["camid"])
+        ]
+        ordered = sorted(seen, key=lambda pair: pair[0])[:30]
+        expected.append([None if pid is None else pid == query["pid"] for _, pid in ordered])
+    assert all(row in expected for row in same)
+    assert beside == [len(row) for row in same]
+    assert any(None in row for row in same)
+    assert any(True in row for row in same)
+
+    flags = ["--queries", "3", "--most", "30", "--seed", "1"]
+    assert main(["picture", run, "--what", "matches", *flags]) == 0
+    assert drawn[1][2] != same
+
+
+def test_queries_are_of_different_identities_where_known() -> None:
+    known = pa.table({"pid": pa.array([1, 1, 1, 2, 2, 3])})
+    for seed in range(5):
+        chosen = picture._chosen(known, 3, seed)
+        assert set(known.column("pid").take(chosen).to_pylist()) == {1, 2, 3}
+        assert (np.diff(chosen) > 0).all()
+    assert len(picture._chosen(known, 9, 0)) == 3
+    unknown = pa.table({"pid": pa.array([None] * 6, pa.int64())})
+    assert len(picture._chosen(unknown, 4, 0)) == 4
+
+
 @pytest.mark.parametrize("direction", ["nearest", "farthest"])
 @pytest.mark.parametrize("supports", [0, 2, 9])
 def test_supports_are_those_of_the_method(world: World, direction: str, supports: int) -> None:
     config = replace(ISE, direction=direction, supports=supports)
     label = world.levels[:, 1] - 1
     job = {"method": asdict(config), "seed": 1}
-    run = picture.Run("", "ise", job, [{"kind": "evaluation", "round": 3}])
+    run = SavedRun("", "ise", job, [{"kind": "evaluation", "round": 3}])
     x, label = torch.from_numpy(world.feature), torch.from_numpy(label)
     label = label.unique(return_inverse=True)[1]
     row = np.array([0, 5, 40])
@@ -142,13 +207,13 @@ def test_supports_are_those_of_the_method(world: World, direction: str, supports
 def test_random_supports_repeat_and_other_methods_have_none(world: World) -> None:
     config = replace(ISE, direction="random", supports=1)
     lines = [{"kind": "evaluation", "round": 3}]
-    run = picture.Run("", "ise", {"method": asdict(config), "seed": 1}, lines)
+    run = SavedRun("", "ise", {"method": asdict(config), "seed": 1}, lines)
     label = torch.from_numpy(world.levels[:, 1]).unique(return_inverse=True)[1]
     x, row = torch.from_numpy(world.feature), np.arange(48)
     found = picture._supports(run, x, label, row)
     torch.testing.assert_close(found, picture._supports(run, x, label, row), rtol=0, atol=0)
     torch.testing.assert_close(found, F.normalize(found, dim=2))
-    assert picture._supports(run._replace(method="hcd"), x, label, row).shape == (48, 0, DIM)
+    assert picture._supports(replace(run, method="hcd"), x, label, row).shape == (48, 0, DIM)
 
 
 def test_quality_of_runs_side_by_side(world: World) -> None:
@@ -175,7 +240,11 @@ def test_runs_of_one_name_are_told_apart() -> None:
         ("{ise} --what hierarchy", "ise has labels of one level"),
         ("{hcd} --what hierarchy --clusters 99", "no cluster 99 among the training images"),
         ("{hcd} --what hierarchy --ids 1", "--ids is for --what tsne"),
-        ("{hcd} --what quality --most 3", "--most is for --what hierarchy and tsne"),
+        ("{hcd} --what quality --most 3", "--most is for --what hierarchy and tsne and matches"),
+        ("{hcd} --what tsne --queries 3", "--queries is for --what matches"),
+        ("{hcd} --what matches --queries 0", "--queries 0; must be at least 1"),
+        ("{hcd} --what matches --images", "--images is for --what hierarchy"),
+        ("{fresh} --what matches", "no evaluation yet"),
         ("{hcd} --what hierarchy --data x", "--data has no use here"),
         ("{hcd} --what hierarchy --most 1", "must be at least 2"),
         ("{hcd} --what hierarchy --images --data nowhere", "nowhere"),
