@@ -84,7 +84,7 @@ def test_killed_it_goes_on_with_the_same_command_and_changes_no_bit(
     words = [sys.executable, "-m", "pipelines", *train(small_set, tmp_path)]
     with subprocess.Popen(words) as process:
         end = time.monotonic() + LIMIT_S
-        while not (tmp_path / NAME / "checkpoints" / "round-0001").exists():
+        while not (tmp_path / NAME / "checkpoints" / "round-0001" / "whole").exists():
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.001)
