@@ -79,8 +79,9 @@ def test_the_same_command_ends_at_once_with_the_same_result(run: Path, small_set
 
 @pytest.mark.slow
 def test_killed_it_goes_on_with_the_same_command_and_changes_no_bit(
-    run: Path, small_set: str, tmp_path: Path
+    run: Path, small_set: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")  # of what is logged at all
     words = [sys.executable, "-m", "pipelines", *train(small_set, tmp_path)]
     with subprocess.Popen(words) as process:
         end = time.monotonic() + LIMIT_S
