@@ -1,7 +1,9 @@
 # Everything a newcomer types. Needs Python >= 3.11, git and make; SETUP=gpu takes the GPU lock.
 PYTHON ?= python3
 SETUP ?= cpu
+JOBS ?= 2
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 export RAY_USAGE_STATS_ENABLED := 0
 
 .PHONY: setup demo test test-all lint types lock clean
@@ -24,10 +26,10 @@ demo: setup
 	$(BIN)/reid demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: setup
-	$(BIN)/python -m pytest -m "(slow or ddp or ray or fault or data) and not gpu"
+	$(PYTEST) -m "not gpu" --no-loadscope-reorder --durations 25
 
 lint: setup
 	$(BIN)/ruff check .

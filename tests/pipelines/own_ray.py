@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipelines.nodes.runtime import one_at_a_time
 from tests.pipelines.machines import Machine
 
 LIMIT_S = 240.0  # of a wait; a start takes seconds on an idle machine
@@ -65,7 +66,6 @@ def own_ray(cpus: int, machine: Machine | None = None) -> Iterator[OwnRay]:
         port, dashboard, client = free_ports(3)
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "RAY_worker_niceness": "0",  # its own 15 gets no core beside other work
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
             "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
@@ -92,15 +92,15 @@ def start(
     if machine:
         command, flags = machine.boot, [*flags, f"--node-ip-address={machine.address}"]
     path = ray.folder / f"node-{len(ray.nodes)}.log"
-    with path.open("ab") as log:
+    with one_at_a_time(), path.open("ab") as log:
         node = subprocess.Popen(
             [*command, "ray", "start", "--block", *flags, *agent, *memory],
             env=ray.environment,
             stdout=log,
             stderr=log,
         )
-    ray.nodes.append(node)
-    wait_until(lambda: "Ray runtime started" in path.read_text() or node.poll() is not None)
+        ray.nodes.append(node)
+        wait_until(lambda: "Ray runtime started" in path.read_text() or node.poll() is not None)
     assert node.poll() is None, path.read_text()[-2000:]
 
 

@@ -1,12 +1,16 @@
-"""The main job through the command line on a local Ray: train, and every other verb on what it leaves."""
+"""The main job through the command line: train in this process, killed as well; every other verb on what it leaves."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.injection import NAME, outcome
 from pipelines.cli import main
 from reid_core.labels import Labels
 from reid_core.tables import LABELS, feature_matrix, read_features, read_table
@@ -18,12 +22,20 @@ TINY = [
 ]  # fmt: skip
 
 
+LIMIT_S = 120
+
+
+def train(data: str, storage: Path) -> list[str]:
+    """The command of the run."""
+    command = ["train", "cluster_contrast", "--local", "--preset", "demo", "--data", data]
+    return [*command, "--storage", str(storage), "--name", NAME, *TINY]
+
+
 @pytest.fixture(scope="module")
-def run(local_ray: None, small_set: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(small_set: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage = tmp_path_factory.mktemp("runs")
-    command = ["train", "cluster_contrast", "--preset", "demo", "--data", small_set]
-    assert main([*command, "--storage", str(storage), "--name", "one", *TINY]) == 0
-    return storage / "one"
+    assert main(train(small_set, storage)) == 0
+    return storage / NAME
 
 
 def test_the_run_leaves_what_the_readme_says(run: Path) -> None:
@@ -59,14 +71,33 @@ def test_metrics_have_a_line_a_round_and_an_evaluation(run: Path) -> None:
     assert [line["round"] for line in lines if line["kind"] == "quality"] == [0, 1, 2]
 
 
-@pytest.mark.ray
 def test_the_same_command_ends_at_once_with_the_same_result(run: Path, small_set: str) -> None:
     before = (run / "result.json").read_text()
-    command = ["train", "cluster_contrast", "--preset", "demo", "--data", small_set]
-    assert main([*command, "--storage", str(run.parent), "--name", "one", *TINY]) == 0
+    assert main(train(small_set, run.parent)) == 0
     assert (run / "result.json").read_text() == before
 
 
+@pytest.mark.slow
+def test_killed_it_goes_on_with_the_same_command_and_changes_no_bit(
+    run: Path, small_set: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")  # of what is logged at all
+    words = [sys.executable, "-m", "pipelines", *train(small_set, tmp_path)]
+    with subprocess.Popen(words) as process:
+        end = time.monotonic() + LIMIT_S
+        while not (tmp_path / NAME / "checkpoints" / "round-0001" / "whole").exists():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.001)
+        process.kill()
+    assert not (tmp_path / NAME / "result.json").exists()
+    assert main(train(small_set, tmp_path)) == 0
+    assert "resumed after round" in (tmp_path / NAME / "log.txt").read_text()
+    assert outcome(tmp_path) == outcome(run.parent)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
 def test_extract_cluster_and_evaluate_agree_with_the_run(
     run: Path, small_set: str, tmp_path: Path
 ) -> None:
@@ -90,21 +121,14 @@ def test_extract_cluster_and_evaluate_agree_with_the_run(
     assert json.loads(out.read_text()) == pytest.approx(last, abs=1e-6)
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
 def test_evaluate_tables_without_ids_gives_null_and_succeeds(
     run: Path, small_set: str, tmp_path: Path
 ) -> None:
     features, out = tmp_path / "all.parquet", tmp_path / "result.json"
-    command = [
-        "extract",
-        "--data",
-        small_set,
-        "--layout",
-        "folder",
-        "--split",
-        "all",
-        "--cache",
-        "",
-    ]
+    command = ["extract", "--data", small_set, "--layout", "folder", "--split", "all"]
+    command += ["--cache", ""]
     assert main([*command, "--weights", str(run / "last.safetensors"), "--out", str(features)]) == 0
     tables = ["--query", str(features), "--gallery", str(features)]
     assert main(["evaluate", *tables, "--out", str(out)]) == 0

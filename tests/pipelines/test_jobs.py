@@ -1,14 +1,16 @@
 """`ray job submit`, as docs/cluster.md tells it: stopped in the middle and submitted again, with a token."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.injection import NAME, outcome
+from pipelines.cli import main
 from tests.pipelines.own_ray import LIMIT_S, OwnRay, own_ray, wait_until
 from tests.pipelines.test_end_to_end import TINY
 
@@ -19,15 +21,8 @@ ROUNDS = ["--rounds", "4", "--method.steps", "60"]  # of seconds, so that a stop
 
 
 def train(data: str, storage: Path) -> list[str]:
-    command = ["train", "cluster_contrast", "--preset", "demo", "--name", "a", *TINY, *ROUNDS]
-    return ["-m", "pipelines", *command, "--data", data, "--storage", str(storage)]
-
-
-def outcome(storage: Path) -> tuple[dict, bytes, list[bytes]]:
-    run = storage / "a"
-    labels = [path.read_bytes() for path in sorted((run / "labels").iterdir())]
-    weights = (run / "last.safetensors").read_bytes()
-    return json.loads((run / "result.json").read_text()), weights, labels
+    command = ["train", "cluster_contrast", "--preset", "demo", "--name", NAME, *TINY, *ROUNDS]
+    return [*command, "--data", data, "--storage", str(storage)]
 
 
 @pytest.fixture
@@ -46,17 +41,20 @@ def checkout(tmp_path: Path) -> Path:
 
 def submit(ray: OwnRay, checkout: Path, command: list[str]) -> subprocess.Popen[bytes]:
     """The job in the foreground; what it says goes to ``job.txt``."""
-    words = ["ray", "job", "submit", "--working-dir", ".", "--", "python", *command]
+    words = ["ray", "job", "submit", "--working-dir", ".", "--"]
+    words += ["python", "-m", "pipelines", *command]
     with (checkout.parent / "job.txt").open("wb") as log:
         return subprocess.Popen(words, cwd=checkout, env=ray.environment, stdout=log, stderr=log)
 
 
 def test_stopped_and_submitted_again(checkout: Path, small_set: str, tmp_path: Path) -> None:
     whole, storage, said = tmp_path / "whole", tmp_path / "runs", tmp_path / "job.txt"
-    subprocess.run([sys.executable, *train(small_set, whole)], check=True, timeout=LIMIT_S)
-    with own_ray(cpus=2) as ray:
+    run = storage / NAME
+    assert main([*train(small_set, whole), "--local"]) == 0
+    cpus = max(2, len(os.sched_getaffinity(0)))  # as many threads as there
+    with own_ray(cpus=cpus) as ray:
         first = submit(ray, checkout, train(small_set, storage))
-        wait_until((storage / "a/checkpoints/round-0002").exists)
+        wait_until((run / "checkpoints/round-0002").exists)
         (job,) = set(re.findall(r"raysubmit_\w+", said.read_text()))
         assert "cluster_contrast on 48 images" in said.read_text()  # logs stream
         ray.run("ray", "job", "stop", job)
@@ -66,7 +64,7 @@ def test_stopped_and_submitted_again(checkout: Path, small_set: str, tmp_path: P
         wait_until(lambda: not ray.pids("RayTrainWorker"), 60)
         groups = json.loads(ray.run("ray", "list", "placement-groups", "--format", "json"))
         assert {group["state"] for group in groups} <= {"REMOVED"}
-        assert not (storage / "a/result.json").exists()
+        assert not (run / "result.json").exists()
 
         (uploaded,) = ray.folder.glob(
             "ray/session_2*/runtime_resources/working_dir_files/_ray_pkg_*/"
@@ -77,7 +75,9 @@ def test_stopped_and_submitted_again(checkout: Path, small_set: str, tmp_path: P
         assert sum(sizes) < MOST_UPLOADED
 
         assert submit(ray, checkout, train(small_set, storage)).wait(LIMIT_S) == 0, said.read_text()
-    assert "resumed after round" in (storage / "a/log.txt").read_text()
+    assert "resumed after round" in (run / "log.txt").read_text()
     assert outcome(storage) == outcome(whole)
-    code = [json.loads((s / "a/environment.json").read_text())["code"] for s in (storage, whole)]
+    code = [
+        json.loads((s / NAME / "environment.json").read_text())["code"] for s in (storage, whole)
+    ]
     assert code[0] == code[1]

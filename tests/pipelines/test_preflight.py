@@ -200,7 +200,7 @@ def test_the_one_local_node_is_asked_and_leaves_nothing(local_ray: None, tmp_pat
     check_nodes(folder, [(str(tmp_path), "a.jpg")])
     begin = time.monotonic()
     check_nodes(folder, [(str(tmp_path), "a.jpg")])
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 15  # the first one waits for a process to start
     with pytest.raises(OSError, match=r"1 of 1 nodes cannot take part; .*b\.jpg"):
         check_nodes(folder, [(str(tmp_path), "a.jpg"), (str(tmp_path), "b.jpg")])
     assert not list((tmp_path / "run").iterdir())
@@ -222,11 +222,11 @@ def driver(cluster: OwnRay, *words: str) -> subprocess.Popen[str]:
 
 
 def refused(cluster: OwnRay, *words: str) -> str:
-    """What a command says that is refused, which it must be within a minute."""
+    """What a command says that is refused, which it must be within two minutes."""
     begin = time.monotonic()
     process = driver(cluster, *words)
     _, said = process.communicate(timeout=LIMIT_S)
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 120
     assert process.returncode == 2
     return said
 
