@@ -1,11 +1,8 @@
-"""What a Ray task does before its own work: see its GPU alone, send its log lines to the driver. Imports little."""
+"""What a Ray task does before its own work: see its GPU alone, send its log lines to the driver. Imports nothing."""
 
 import logging
 import os
 from typing import Any, Protocol
-
-import ray
-from ray.exceptions import RayError
 
 
 class Events(Protocol):
@@ -14,7 +11,7 @@ class Events(Protocol):
     def put(self, item: Any) -> None: ...
 
 
-class _Forward(logging.Handler):
+class Forward(logging.Handler):
     """Sends log records to the driver."""
 
     def __init__(self, events: Events) -> None:
@@ -25,7 +22,7 @@ class _Forward(logging.Handler):
         event = {"kind": "log", "message": record.getMessage(), "level": record.levelno}
         try:
             self.events.put(event)
-        except RayError:  # the driver has gone; a lost line is no reason to lose the work
+        except Exception:  # noqa: BLE001  the driver has gone; a lost line is no reason to lose the work
             self.handleError(record)
 
 
@@ -34,10 +31,12 @@ def forward_logs(events: Events | None) -> None:
     for name in ("reid_core", "pipelines"):
         ours = logging.getLogger(name)
         ours.setLevel(logging.INFO)
-        ours.handlers = [] if events is None else [_Forward(events)]
+        ours.handlers = [] if events is None else [Forward(events)]
 
 
 def hide_other_gpus() -> None:
     """In a Ray task that got no GPU: see none. Ray itself shows it all of the node's."""
+    import ray
+
     if not ray.get_gpu_ids():
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -1,5 +1,6 @@
 """This process as the place of the rounds: one worker, no Ray, the same files and numbers as a run on this machine."""
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pipelines.images.blocks import blocks_here
 from pipelines.images.extraction import BlockEmbedder, embed_all
 from pipelines.images.inputs import Images, Inputs, look_at
 from pipelines.images.look import look_here
+from pipelines.nodes.inside import Forward
 from pipelines.nodes.share import Node, divide
 from pipelines.results import checkpoints
 from pipelines.results.progress import Listener
@@ -52,7 +54,10 @@ def train(name: str, job: TrainJob[Any], inputs: Inputs, folder: RunFolder) -> d
     before = torch.get_num_threads()
     events: SimpleQueue[Any] = SimpleQueue()
     try:
-        with Listener(events, folder, job.method.rounds, images.tables["target"]):
+        with (
+            Listener(events, folder, job.method.rounds, images.tables["target"]),
+            _heard(events),
+        ):
             use_threads(spec.threads)
             Rounds(Alone(spec, images, events), spec, images.tables).run()
     except Stopped as reason:
@@ -60,6 +65,17 @@ def train(name: str, job: TrainJob[Any], inputs: Inputs, folder: RunFolder) -> d
     finally:
         use_threads(before)
     return {}
+
+
+@contextmanager
+def _heard(events: "SimpleQueue[Any]") -> Iterator[None]:
+    """Send the lines of ``reid_core`` to the listener, which says once what is the same every round."""
+    ours = logging.getLogger("reid_core")
+    ours.handlers, ours.propagate = [Forward(events)], False
+    try:
+        yield
+    finally:
+        ours.handlers, ours.propagate = [], True
 
 
 class Alone:
