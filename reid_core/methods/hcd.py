@@ -342,7 +342,7 @@ ALPHA_S = {
     0.95: {"d2m": (77.9, 90.7, 96.0), "m2d": (69.5, 82.3, 90.4)},
     0.99: FULL,
 }
-OURS = "our grid, no figure (the main text is not at hand)"
+OURS = "our grid, no figure"
 RELEASED: dict[str, Any] = {
     "levels": 2,
     "legacy_anchor_index": True,
@@ -380,7 +380,7 @@ PRESETS = {
     },
     **{
         f"uda_{task}": _preset(
-            "a task of the abstract, no figure (the main text is not at hand)", task
+            "a task of the abstract, no figure", task
         )
         for task in ("ms2m", "ms2d", "m2ms", "d2ms")
     },
