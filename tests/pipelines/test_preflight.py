@@ -256,7 +256,7 @@ def test_nodes_are_waited_for_and_asked(
     with own_ray(cpus=1) as cluster:
         storage = ["--storage", str(tmp_path)]
         assert "the nodes have 1 CPUs; add CPUs" in refused(cluster, *TRAIN, *seen, *storage)
-        trials = ["sweep", *TRAIN[1:], "--space", "training", "--concurrent", "2"]
+        trials = ["sweep", *TRAIN[1:], "--space", "training", "--concurrent", "2", "--name", "b"]
         assert "the nodes have 1 CPUs" in refused(cluster, *trials, *seen, *storage)
 
         waiting = driver(cluster, *TRAIN, *hidden, *storage, "--start-s", "300")
