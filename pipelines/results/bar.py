@@ -65,8 +65,8 @@ class Bar:
             self.bar.refresh()
         elif now - self.said > max(FIRST_S, GROWTH * (now - self.began)):
             self.said = now
-            count = f" {self.done} of {self.total}" if self.total else ""
-            logger.info("%s:%s (%.0f s)", self.text, count, now - self.began)
+            count = f": {self.done} of {self.total}" if self.total else ""
+            logger.info("%s%s (%.0f s)", self.text, count, now - self.began)
 
     def over(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items, each counted when the next is asked for."""

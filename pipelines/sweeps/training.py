@@ -33,7 +33,7 @@ from pipelines.sweeps.spaces import Space, choices, paper_columns, points, swept
 from pipelines.sweeps.trial import Progress, rounds, trainable
 from reid_core import method as contract
 from reid_core.errors import UsageError
-from reid_core.storage import join, write_bytes
+from reid_core.storage import exists, join, write_bytes
 
 Row = dict[str, Any]
 """A trial: its settings, ``seed``, ``trial`` and, where it told anything, ``round`` and ``MEASURES``."""
@@ -112,7 +112,8 @@ def one_by_one(
         job = replace(sweep.run, method=replace(sweep.run.method, **settings), seed=seed)
         logger.info("%s of %d: %s, seed %d", name, len(trials), settings, seed)
         try:
-            train(method, replace(job, storage=folder, name=name))
+            if not exists(join(folder, name, "result.json")):  # else it has ended
+                train(method, replace(job, storage=folder, name=name))
         except (ValueError, OSError) as error:
             logger.error("%s failed: %s", name, error)
             errors.append(str(error))
@@ -150,7 +151,9 @@ def _began_with(folder: str, *, local: bool) -> int:
         UsageError: it was begun the other way.
     """
     saved = read_config(folder)
-    if saved is None:
+    if (
+        saved is None or "space" not in saved["identity"]
+    ):  # a run is refused when the folder is opened
         return 0
     began = saved.get("trials_at_once", 1)
     if (began == 0) != local:

@@ -379,9 +379,7 @@ PRESETS = {
         for task, figures in FULL.items()
     },
     **{
-        f"uda_{task}": _preset(
-            "a task of the abstract, no figure", task
-        )
+        f"uda_{task}": _preset("a task of the abstract, no figure", task)
         for task in ("ms2m", "ms2d", "m2ms", "d2ms")
     },
     **{
