@@ -1,6 +1,6 @@
 """Compile the kernels of labels and of ranking, so that no run waits for it: ``python -m reid_core.compiled``.
 
-Numba keeps what it compiled in ``__pycache__`` beside the source; where that is there already, this takes a second.
+What was compiled is kept (``reid_core.kernel``); where that is there already, this takes a second.
 """
 
 import numpy as np

@@ -26,7 +26,7 @@ def over_rows(
     """Call ``kernel(start, stop, *args)`` on consecutive ranges that cover ``range(count)``.
 
     Args:
-        kernel: releases the GIL (``numba.njit(nogil=True)``); ranges write to different places.
+        kernel: releases the GIL (``reid_core.kernel``); ranges write to different places.
         count: number of rows.
         args: handed on as they are.
         pieces: ranges a thread; more of them even out rows of unequal cost.

@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from numba import njit
 
 from reid_core.errors import UsageError
+from reid_core.kernel import kernel
 from reid_core.labelling.neighbours import check_unit_rows, insert
 from reid_core.labelling.screens import as_tensor, count_above
 from reid_core.tables import RANKS, feature_matrix
@@ -201,7 +201,7 @@ def _products(
             yield start, (as_tensor(rows).to(where) @ gallery_GD.T).cpu().numpy()
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _leave_out(product: np.ndarray, q: int, rules: _Rules, match: np.ndarray) -> int:
     """Set what query ``q`` must not see to -inf; write the rows of its matches, return how many."""
     for g in rules.junk:
@@ -216,7 +216,7 @@ def _leave_out(product: np.ndarray, q: int, rules: _Rules, match: np.ndarray) ->
     return found
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _not_below(product: np.ndarray, value: float) -> int:
     """How many products (g,) are at least ``value``."""
     count = 0
@@ -225,7 +225,7 @@ def _not_below(product: np.ndarray, value: float) -> int:
     return count
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _match_ranks(
     start: int, stop: int, first: int, product: np.ndarray, rules: _Rules
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -245,7 +245,7 @@ def _match_ranks(
     return count, rank[:used]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _top_k(
     start: int, stop: int, first: int, product: np.ndarray, rules: _Rules, k: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

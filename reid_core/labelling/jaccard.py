@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from scipy.sparse import csr_array
 
+from reid_core.kernel import kernel
 from reid_core.labelling.neighbours import Neighbours, exact_product
 from reid_core.threads import over_rows
 
@@ -144,7 +144,7 @@ def _rows(
     return Rows(np.concatenate([[0], np.cumsum(length)]), col, value)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _with_room(array: np.ndarray, size: int) -> np.ndarray:
     """The array itself, or a copy with twice the places where it has fewer than ``size``."""
     if size <= len(array):
@@ -155,7 +155,7 @@ def _with_room(array: np.ndarray, size: int) -> np.ndarray:
     return larger
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _reciprocal(index: np.ndarray, i: int, columns: int, out: np.ndarray) -> int:
     """Write R(i) over the first ``columns`` of the lists to ``out``; how many there are."""
     found = 0
@@ -168,7 +168,7 @@ def _reciprocal(index: np.ndarray, i: int, columns: int, out: np.ndarray) -> int
     return found
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _expanded(
     i: int, index: np.ndarray, half: int, seen: np.ndarray, member: np.ndarray, near: np.ndarray
 ) -> int:
@@ -191,7 +191,7 @@ def _expanded(
     return total
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _members(
     start: int, stop: int, first: int, neighbours: Neighbours, half: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -218,7 +218,7 @@ def _members(
     return length, col[:used], value[:used]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _fill_products(
     start: int, stop: int, rows: Rows, own: np.ndarray, first: int, block: np.ndarray
 ) -> None:
@@ -230,7 +230,7 @@ def _fill_products(
                 rows.value[place] = exact_product(own[i], block[j])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _softmax(start: int, stop: int, rows: Rows) -> None:
     """Turn the similarities of rows ``start..stop`` into weights."""
     for i in range(start, stop):
@@ -242,7 +242,7 @@ def _softmax(start: int, stop: int, rows: Rows) -> None:
             rows.value[place] /= norm
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _expand(
     start: int, stop: int, first: int, index: np.ndarray, weight: Rows, k2: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -270,7 +270,7 @@ def _expand(
     return length, col[:used], value[:used]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _pairs(
     start: int, stop: int, first: int, weight: Rows, inverted: Rows, eps: np.float32
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

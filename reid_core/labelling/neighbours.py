@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 
 from reid_core.errors import UsageError
+from reid_core.kernel import kernel
 from reid_core.labelling.screens import (
     BACKENDS,
     BLOCK_VALUES,
@@ -171,7 +171,7 @@ def _search(query: np.ndarray, images: np.ndarray, rows: np.ndarray, out: Neighb
         out.row[part], out.similarity[part] = found
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _rank_candidates(
     start: int,
     stop: int,
@@ -203,7 +203,7 @@ def _rank_candidates(
     return proven
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _rank_all(
     start: int,
     stop: int,
@@ -224,7 +224,7 @@ def _rank_all(
                 count = insert(other, s, count, out.row[row], out.similarity[row])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _merge(
     start: int, stop: int, first: int, part: Neighbours, fill: np.ndarray, out: Neighbours
 ) -> None:
@@ -236,13 +236,13 @@ def _merge(
             fill[row] = insert(other, s, fill[row], out.row[row], out.similarity[row])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _reach(value: float, row: int, found: Candidates) -> float:
     """The largest exact product that a screened value may stand for."""
     return value + found.relative * abs(value) + found.slack[row]
 
 
-@njit(nogil=True, cache=True, fastmath=True)
+@kernel(fastmath=True)
 def exact_product(a: np.ndarray, b: np.ndarray) -> float:
     """Inner product of two float32 rows (D,), summed in float64 and rounded to float32."""
     total = 0.0
@@ -251,7 +251,7 @@ def exact_product(a: np.ndarray, b: np.ndarray) -> float:
     return np.float32(total)  # type: ignore[return-value]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def insert(other: int, s: float, count: int, row: np.ndarray, similarity: np.ndarray) -> int:
     """Put an image at its place among the best ``count`` of k; the new count."""
     place = count

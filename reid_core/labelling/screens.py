@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 from reid_core.errors import UsageError
 from reid_core.hardware import has_bfloat16
+from reid_core.kernel import kernel
 from reid_core.threads import over_rows
 
 logger = logging.getLogger(__name__)
@@ -245,7 +245,7 @@ def _rounded(feature: np.ndarray, m: Tensor | None) -> _Rounded:
     return _Rounded(rough, lost.numpy(), length.numpy(), shift.float())
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _offer(value: float, row: int, other: int, found: Candidates) -> None:
     """Add a candidate. When that takes the last place, those above the middle value stay."""
     place = found.fill[row]
@@ -264,7 +264,7 @@ def _offer(value: float, row: int, other: int, found: Candidates) -> None:
     found.fill[row], found.cut[row] = kept, cut
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def kth_largest(values: np.ndarray, k: int) -> float:
     """The ``k``-th largest of the values, by quickselect; k from 1."""
     values, low, high = values.copy(), 0, len(values) - 1
@@ -282,7 +282,7 @@ def kth_largest(values: np.ndarray, k: int) -> float:
     return values[k - 1]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def count_above(value: np.ndarray, cut: float) -> int:
     """How many values (C,) lie above ``cut``; written so that it compiles to vectors."""
     count = 0
@@ -291,7 +291,7 @@ def count_above(value: np.ndarray, cut: float) -> int:
     return count
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _above_each(value: np.ndarray, cut: np.ndarray) -> int:
     """How many values (C,) lie above their own ``cut`` (C,)."""
     count = 0
@@ -300,7 +300,7 @@ def _above_each(value: np.ndarray, cut: np.ndarray) -> int:
     return count
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _offer_columns(
     start: int, stop: int, tile: np.ndarray, top: int, left: int, found: Candidates
 ) -> None:
@@ -314,7 +314,7 @@ def _offer_columns(
                         _offer(chunk[c], top + r, left + begin + c, found)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _offer_rows(
     start: int, stop: int, tile: np.ndarray, top: int, left: int, found: Candidates
 ) -> None:
