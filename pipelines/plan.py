@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 import tyro
 
+from pipelines.results.report import aligned
 from reid_core.errors import UsageError
 from reid_core.forecast import (
     DATA_SHEET,
@@ -140,10 +141,7 @@ def _table(stages: Sequence[Stage]) -> list[str]:
     """A stage a line; a stage of a round is forecast once, its disk for the whole run."""
     rows = [("stage", "time", "RAM a node", "VRAM a GPU", "disk")]
     rows += [(s.name, _time(s.seconds), *map(_size, (s.ram, s.vram, s.disk))) for s in stages]
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        " | ".join(cell.rjust(width) for cell, width in zip(row, wide, strict=True)) for row in rows
-    ]
+    return aligned(rows)
 
 
 def _time(seconds: float) -> str:

@@ -8,6 +8,7 @@ import tyro
 from tyro.conf import Positional
 
 from pipelines.results.bar import Bar
+from pipelines.results.report import aligned
 from reid_core.data.check import query_problems, subset_table, unreadable
 from reid_core.data.datasets import Found, scan
 from reid_core.data.decode import ImageStore
@@ -55,12 +56,11 @@ def main(argv: Sequence[str]) -> int:
 def _table(found: Found) -> list[str]:
     """The opening table; unknown is '-'."""
     head = ("subset", "ids", "images", "cameras", "published ids", "published images")
-    rows = [["-" if cell is None else str(cell) for cell in row] for row in subset_table(found)]
-    wide = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return [
-        " | ".join(cell.rjust(width) for cell, width in zip(row, wide, strict=True))
-        for row in (head, *rows)
-    ]
+    return aligned([head, *(list(map(_cell, row)) for row in subset_table(found))])
+
+
+def _cell(value: str | int | None) -> str:
+    return "-" if value is None else str(value)
 
 
 def _queries(alone: pa.Table) -> list[str]:

@@ -1,5 +1,6 @@
 """Results as lines of text: per cent with one decimal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 CHOICE = {
@@ -9,6 +10,13 @@ CHOICE = {
     "best_on_test": "best on test (chosen on it)",
 }
 COLUMNS = {"mAP": "mAP", "mINP": "mINP", "rank1": "R1", "rank5": "R5", "rank10": "R10"}
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines of text, columns flush right."""
+    columns = zip(*rows, strict=True)
+    wide = [max(map(len, column)) for column in columns]
+    return [" | ".join(map(str.rjust, row, wide)) for row in rows]
 
 
 def result_table(result: dict[str, Any], name: str) -> list[str]:

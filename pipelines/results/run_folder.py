@@ -16,6 +16,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +199,10 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Nested dicts as ``{"a.b": value}``."""
     if not isinstance(tree, dict):
         return {prefix: tree}
-    return {
-        k: v
-        for name, sub in tree.items()
-        for k, v in flatten(sub, f"{prefix}.{name}".lstrip(".")).items()
-    }
+    flat = {}
+    for name, sub in tree.items():
+        flat |= flatten(sub, f"{prefix}.{name}".lstrip("."))
+    return flat
 
 
 def describe_environment(**more: Any) -> dict[str, Any]:
@@ -232,7 +232,7 @@ def code_fingerprint() -> str:
     """32 hex digits over the Python files of the three packages."""
     root = Path(__file__).parents[2]
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(p for name in CODE for p in (root / name).rglob("*.py")):
+    for path in sorted(chain.from_iterable((root / name).rglob("*.py") for name in CODE)):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()

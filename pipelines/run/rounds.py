@@ -242,10 +242,10 @@ class Rounds:
         state = [*self._state(), *self.learner.embedder.parameters()]
         with alike(f"round {start.number}"):
             checksum = distributed.check_equal_on_ranks(state, "the memory or a weight")
-        means = {
-            f"loss_{name}" if name in losses else name: float(np.mean([h[name] for h in history]))
-            for name in history[0]
-        }
+        means = {}
+        for name in history[0]:
+            mean = float(np.mean([step[name] for step in history]))
+            means[f"loss_{name}" if name in losses else name] = mean
         return means | {"checksum": checksum, "lr": lr, "seconds_wait_images": self.waited}
 
     def _state(self) -> list[torch.Tensor]:

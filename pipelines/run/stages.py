@@ -77,7 +77,7 @@ def label_stage(
     """
     method = contract.load(run.method)
     name = contract.labels_from(method, run.config, number)
-    names = [name for name in images if all(name in part for part in parts)]
+    names = set(images).intersection(*parts)
     feature = {n: merge(parts, n, images[n].column("image_id").to_numpy()) for n in names}
     labels = _labels(parts, feature.get("target"), run, images["target"], number)
     write_table(label_table(labels, images["target"]), labels_path(run.folder, number))

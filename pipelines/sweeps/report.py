@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from pipelines.results.report import COLUMNS
+from pipelines.results.report import COLUMNS, aligned
 from pipelines.sweeps.spaces import Column, Point
 from reid_core.visualisation.png import png
 from reid_core.visualisation.sweep import sweep_figure
@@ -35,19 +35,20 @@ def entries(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[Entr
     groups: dict[Point, list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return [
-        Entry(point, len(group), min(row["round"] for row in group), _measured(group))
-        for point, group in groups.items()
-    ]
+    found = []
+    for point, group in groups.items():
+        shortest = min(row["round"] for row in group)
+        found.append(Entry(point, len(group), shortest, _measured(group)))
+    return found
 
 
 def _measured(group: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
-    found = {name: [row[name] for row in group if row.get(name) is not None] for name in MEASURES}
-    return {
-        name: (mean(values), stdev(values) if len(values) > 1 else 0.0)
-        for name, values in found.items()
-        if len(values) == len(group)  # else the mean of other trials than its neighbours'
-    }
+    measured = {}
+    for name in MEASURES:
+        values = [row[name] for row in group if row.get(name) is not None]
+        if len(values) == len(group):  # else the mean of other trials than its neighbours'
+            measured[name] = (mean(values), stdev(values) if len(values) > 1 else 0.0)
+    return measured
 
 
 def best(found: Sequence[Entry], metric: str) -> int | None:
@@ -62,7 +63,8 @@ def table(
 ) -> list[str]:
     """The lines of the table, ours beside theirs; what is swept comes first."""
     star = best(found, metric)
-    taken = [name for name in MEASURES if any(name in entry.measured for entry in found)]
+    known = set().union(*(entry.measured for entry in found))
+    taken = [name for name in MEASURES if name in known]
     several = any(entry.trials > 1 for entry in found)
     theirs = [(c, key) for c in papers for key in ("mAP", "rank1") if _printed(c, key)]
     head = [*keys, "seeds", "rounds", *(COLUMNS.get(name, "label-free") for name in taken)]
@@ -73,19 +75,12 @@ def table(
         line += [_ours(name, entry.measured.get(name), several) for name in taken]
         figures = (c.published.get(entry.point, {}).get(key) for c, key in theirs)
         cells.append([*line, *("-" if x is None else f"{x:.1f}" for x in figures)])
-    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [" | ".join(x.rjust(w) for x, w in zip(row, wide, strict=True)) for row in cells]
     notes = [LABEL_FREE if metric == "label_free" else ON_TEST.format(COLUMNS[metric])]
     notes += ["mean ± standard deviation over the seeds"] if several else []
-    return [
-        *lines,
-        "",
-        *notes,
-        *(
-            f"paper {c.data}: {c.about}; and the presets that differ from it in {', '.join(keys)}"
-            for c in papers
-        ),
-    ]
+    for paper in papers:
+        others = f"the presets that differ from it in {', '.join(keys)}"
+        notes.append(f"paper {paper.data}: {paper.about}; and {others}")
+    return [*aligned(cells), "", *notes]
 
 
 def picture(found: Sequence[Entry], keys: Sequence[str], papers: Sequence[Column]) -> bytes:
