@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Lines(sys.stderr)])
     logging.getLogger("faiss").setLevel(logging.WARNING)
+    if argv is None:  # the program, and not a function of another one
+        signal.signal(signal.SIGTERM, _stop)
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -65,6 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"reid: stopped{more}", file=sys.stderr)  # noqa: T201
         code = 1
     return code
+
+
+def _stop(*_: object) -> None:
+    """SIGTERM ends a command like Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def _run(words: list[str]) -> int:
