@@ -6,7 +6,6 @@ with the number of rounds.
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 import tempfile
@@ -14,6 +13,7 @@ import time
 from pathlib import Path
 
 from pipelines.cli import main as reid
+from pipelines.results.saved_run import SavedRun
 from reid_core.data.datasets import synthetic
 
 TINY = [
@@ -28,18 +28,15 @@ def round_seconds(folder: Path, data: str, rounds: int) -> list[float]:
     command = ["train", "cluster_contrast", "--preset", "demo", "--data", data, *TINY]
     name = f"rounds-{rounds}"
     assert reid([*command, "--storage", str(folder), "--name", name, "--rounds", str(rounds)]) == 0
-    lines = (folder / name / "metrics.jsonl").read_text().splitlines()
-    ends = [e["time"] for e in map(json.loads, lines) if e["kind"] == "round"]
+    ends = [line["time"] for line in SavedRun.open(str(folder / name)).of_kind("round")]
     return [b - a for a, b in itertools.pairwise(ends)]
 
 
 def work_seconds(folder: Path, rounds: int) -> float:
     """Median seconds of a round that the run itself counts as optimiser steps, k-NN, Jaccard and DBSCAN."""
-    lines = (folder / f"rounds-{rounds}" / "metrics.jsonl").read_text().splitlines()
+    lines = SavedRun.open(str(folder / f"rounds-{rounds}")).of_kind("round")
     parts = ("seconds_train", "seconds_knn", "seconds_jaccard", "seconds_dbscan")
-    return statistics.median(
-        sum(e[part] for part in parts) for e in map(json.loads, lines) if e["kind"] == "round"
-    )
+    return statistics.median(sum(line[part] for part in parts) for line in lines)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TextIO
@@ -57,17 +58,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except UsageError as error:
-        print(f"reid: {error}", file=sys.stderr)  # noqa: T201
+        _say(f"reid: {error}")
         code = 2
     except (ValueError, OSError, TimeoutError) as error:
         logging.getLogger(__name__).debug("failed", exc_info=error)
-        print(f"reid: {error}", file=sys.stderr)  # noqa: T201
+        _say(f"reid: {error}")
         code = 1
     except KeyboardInterrupt:
-        more = "; the same command goes on from the last round" if words[0] in GOES_ON else ""
-        print(f"reid: stopped{more}", file=sys.stderr)  # noqa: T201
+        more = (
+            "; the same command goes on from the last round"
+            if words[:1] and words[0] in GOES_ON
+            else ""
+        )
+        _say(f"reid: stopped{more}")
         code = 1
     return code
+
+
+def _say(text: str) -> None:
+    """To the terminal, if anybody still reads it."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _stop(*_: object) -> None:

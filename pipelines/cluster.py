@@ -10,8 +10,6 @@ import numpy as np
 import pyarrow as pa
 import tyro
 
-from pipelines.nodes.runtime import ray_session
-from pipelines.nodes.tasks import RayTasks
 from pipelines.run.stages import label_table
 from reid_core.errors import UsageError
 from reid_core.labelling.blocks import Blocks
@@ -77,6 +75,9 @@ def run(job: ClusterJob) -> Labels:
         raise ValueError(f"{job.features}: no image to cluster; the FEATURES table is empty")
     direct = job.metric != "jaccard" or job.kmeans > 0
     shards = 1 if direct else shards_for(len(image_id), job.shards)
+    from pipelines.nodes.runtime import ray_session
+    from pipelines.nodes.tasks import RayTasks
+
     with ray_session():
         tasks = RayTasks.of_cluster(shards)
         engine = Engine(knn=job.knn, backend=job.backend, tasks=tasks)

@@ -101,8 +101,7 @@ def _of_run(job: EvaluateJob) -> tuple[EvaluateJob, int | None]:
     if not job.data:
         own = {name: trained.job[name] for name in ("data", "layout", "camera_filter")}
         job = replace(job, **own)
-    number = trained.result["last"]["round"] if trained.result else None
-    return replace(job, checkpoint=trained.weights()), number
+    return replace(job, checkpoint=trained.weights()), trained.evaluated
 
 
 def _extracted(job: EvaluateJob) -> tuple[pa.Table, pa.Table]:

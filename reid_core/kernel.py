@@ -24,6 +24,10 @@ class KernelCache(UserWideCacheLocator):
         super().__init__(py_func, py_file)
         self._cache_path = str(folder())
 
+    def get_source_stamp(self) -> bytes:
+        """The content alone: older numbas take the time of the file, which every job has of its own."""
+        return folder().name.encode()
+
     @classmethod
     def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "KernelCache | None":
         """None for the loops of others, and where the folder cannot be written."""

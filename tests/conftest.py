@@ -27,7 +27,10 @@ LONGEST_FIRST = ("fault", "ray", "slow", "ddp")  # by marker; tests without one 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort files by the slowest kind of test in them, so that processes that share the tests end together."""
+    """Mark what uses a Ray; sort files by their slowest kind of test, so that processes end together."""
+    for item in items:
+        if "local_ray" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
     kinds: dict[str, int] = {}
     for item in items:
         kind = next((i for i, m in enumerate(LONGEST_FIRST) if item.get_closest_marker(m)), 9)

@@ -18,10 +18,10 @@ from reid_core.data.datasets import synthetic
 from pathlib import Path
 root = {root!r}
 path = sorted(p.relative_to(root).as_posix() for p in Path(root).rglob("*.jpg"))[0]
-from pipelines.images.blocks import decode_block
-row = decode_block(
-    {{"image_id": [0], "path": [path]}}, root=root, cache=None, height=64, width=32, size=1
-)
+from functools import partial
+from pipelines.images.blocks import decode_block, read_block
+read = partial(read_block, root=root, cache=None, height=64, width=32, size=1)
+row = decode_block({{"image_id": [0], "path": [path]}}, read)
 assert row["error"] == [""] and row["image"].any()
 """
 
@@ -39,11 +39,14 @@ ENTRIES = {
         NO_RAY,
     ),
     "decode task": (DECODE, NO_BOARD),
-    "look task": ("from pipelines.nodes import probe", (*NO_RAY[:-1], "ray.train", "ray.data")),
+    "look task": ("import pipelines.images.look", NO_RAY),
+    "node's task": ("import pipelines.nodes.probe", NO_RAY),
     "stage task": (
-        "from pipelines.run.meeting import run_stage",
-        (*NO_BOARD, "ray.train", "ray.data"),
+        "import pipelines.run.meeting, pipelines.run.stages, pipelines.nodes.inside",
+        (*NO_BOARD, "pandas", "ray.train", "ray.data"),
     ),
+    "tasks of a stage": ("import pipelines.nodes.tasks", (*NO_BOARD, "ray.train", "ray.data")),
+    "a run in this process": ("import pipelines.run.alone", NO_RAY),
     **{
         f"{name} --help": (verb(name, "--help"), NO_RAY)
         for name in ("scan", "synth", "cluster", "labels", "picture", "plan")
@@ -52,7 +55,7 @@ ENTRIES = {
         f"{name} --help": (verb(name, "--help"), NO_BOARD)
         for name in ("demo", "evaluate", "extract")
     },
-    "train --help": (verb("train", "cluster_contrast", "--help"), NO_BOARD),
+    "train --help": (verb("train", "cluster_contrast", "--help"), NO_RAY),
     "sweep --help": (verb("sweep", "cluster_contrast", "--help"), NO_BOARD),
     "scan": (verb("scan", "{root}"), (*NO_RAY[:-2], "ray")),
 }

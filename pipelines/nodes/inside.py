@@ -1,4 +1,4 @@
-"""What a Ray task does before its own work: see its GPU alone, send its log lines to the driver. Imports nothing."""
+"""What a Ray task does before its own work: see its GPU alone, send its log lines to the driver. Imports little."""
 
 import logging
 import os

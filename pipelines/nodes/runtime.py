@@ -70,11 +70,11 @@ def _start(dashboard: bool) -> None:
             ) from error
         return
     logger.info("starting Ray on this machine")
-    make_token()
     for name, value in LOCAL.items():
         os.environ.setdefault(name, value)
     try:  # "local": never by chance the local cluster of another run on this machine
         with one_at_a_time():
+            make_token()
             ray.init(
                 address="local",
                 num_cpus=max(2, len(os.sched_getaffinity(0))),

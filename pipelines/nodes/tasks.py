@@ -7,9 +7,9 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from tqdm import tqdm
 
 from pipelines.nodes.inside import hide_other_gpus
+from pipelines.results.bar import Bar
 from reid_core.errors import UsageError
 from reid_core.forecast import TASKS_PER_NODE
 from reid_core.threads import use_threads
@@ -69,18 +69,19 @@ class RayTasks:
         Raises:
             TimeoutError: none has ended for ``wait_s``.
         """
-        left, quiet_s = list(references), 0.0
-        with tqdm(total=len(left), desc=what, disable=None) as bar:
+        left, said_s = list(references), 0.0
+        with Bar(what, len(left)) as bar:
             while left:
-                done, left = ray.wait(left, timeout=min(QUIET_S, self.wait_s), fetch_local=False)
+                done, left = ray.wait(left, timeout=bar.every_s, fetch_local=False)
                 bar.update(len(done))
-                quiet_s = 0.0 if done else quiet_s + QUIET_S
-                if not done:
+                said_s = 0.0 if done else said_s
+                if bar.quiet_s > min(said_s + QUIET_S, self.wait_s):
+                    said_s = bar.quiet_s
                     text = (
                         f"{what}: {len(left)} of {len(references)} left; a task asks for {self.cpus:g} CPUs, or "
                         f"for {self.gpu_cpus:g} and {self.gpus:g} GPUs; free: {ray.available_resources()}"
                     )
-                    if quiet_s >= self.wait_s:
+                    if bar.quiet_s > self.wait_s:
                         raise TimeoutError(f"{text}. Waited {self.wait_s:g} s; see `ray status`")
                     logger.info("waiting for %s", text)
 

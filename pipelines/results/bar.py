@@ -36,6 +36,8 @@ class Bar:
             disable=None,  # where it is no terminal
             bar_format=None if total else WAITING,
         )
+        self.lines = bool(self.bar.disable)
+        self.closed = False
 
     def __enter__(self) -> "Bar":
         return self
@@ -61,7 +63,9 @@ class Bar:
     def tick(self) -> None:
         """Show that time passes."""
         now = time.monotonic()
-        if not self.bar.disable:
+        if self.closed:
+            return
+        if not self.lines:
             self.bar.refresh()
         elif now - self.said > max(FIRST_S, GROWTH * (now - self.began)):
             self.said = now
@@ -76,4 +80,5 @@ class Bar:
 
     def close(self) -> None:
         """End the line."""
+        self.closed = True
         self.bar.close()

@@ -16,7 +16,7 @@ from reid_core.storage import exists, join, open_folder, read_bytes, write_bytes
 
 WHOLE = "whole"  # the mark
 RAY = "checkpoint_manager_snapshot.json"
-ROUND = re.compile(r"round-(\d+)$")
+ROUND = re.compile(r"round-(\d+)(?=$|\?)")  # the query of a URI comes behind it
 
 
 def keep(state: Path, run: str, name: str, most: int) -> None:
@@ -78,7 +78,7 @@ def _marked(run: str) -> list[str]:
     place = join(run, "checkpoints")
     filesystem, inner = open_folder(place)
     entries = filesystem.get_file_info(pafs.FileSelector(inner, allow_not_found=True))
-    names = sorted(e.base_name for e in entries if ROUND.search(e.base_name))
+    names = sorted((e.base_name for e in entries if ROUND.search(e.base_name)), key=round_of)
     return [
         join(place, name)
         for name in names

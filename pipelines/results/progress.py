@@ -34,17 +34,30 @@ class Events(Protocol):
 class Listener:
     """Handles events in a thread of the driver until the queue gets ``None``.
 
+    ``start`` is what is done before the first event. ``silence`` (with ``%.0f`` for seconds) is said where none comes
+    for ``QUIET_S``; empty where the rounds run in this process.
+
     Where ids are known, a second thread compares every round's labels with them; training never sees that.
     """
 
-    def __init__(self, events: Events, folder: RunFolder, rounds: int, images: pa.Table) -> None:
+    def __init__(
+        self,
+        events: Events,
+        folder: RunFolder,
+        rounds: int,
+        images: pa.Table,
+        *,
+        start: str = "starting",
+        silence: str = "",
+    ) -> None:
         self.events = events
         self.folder = folder
         self.rounds = rounds
         self.pid = images.sort_by("image_id").column("pid").fill_null(-1).to_numpy()
         self.judge = ThreadPoolExecutor(1)
         self.judged: deque[Future[dict[str, float]]] = deque()
-        self.bar = Bar("starting the workers")
+        self.silence = silence
+        self.bar = Bar(start)
         self.said: set[str] = set()
         self.failure: Exception | None = None
         self.thread = threading.Thread(target=self._listen, daemon=True)
@@ -63,9 +76,17 @@ class Listener:
             )
         else:
             self.judge.shutdown()
-            self._add_quality()
+            self._add_last_quality(kind is None)
         if self.failure and kind is None:  # else the run has its own error to tell
             raise self.failure
+
+    def _add_last_quality(self, whole: bool) -> None:
+        try:
+            self._add_quality()
+        except OSError as error:
+            if whole:  # else the run has its own error to tell
+                raise
+            logger.error("the run folder cannot be written: %s", error)
 
     def _listen(self) -> None:
         while (event := self._next()) is not None:
@@ -81,14 +102,14 @@ class Listener:
         while True:
             with suppress(Empty):
                 return self.events.get(timeout=self.bar.every_s)
+            if not self.silence:  # this process works itself, and may be held in a debugger
+                if self.bar.lines:
+                    self.bar.tick()
+                continue
             self.bar.tick()
             if self.bar.quiet_s > QUIET_S and not said:
                 said = True
-                logger.info(
-                    "no word from the workers for %.0f s: they start, wait for room, or have long work to do; "
-                    "see `ray status`",
-                    self.bar.quiet_s,
-                )
+                logger.info(self.silence, self.bar.quiet_s)
 
     def on_log(self, message: str, level: int = logging.INFO) -> None:
         if level > logging.INFO or message not in self.said:  # the same choice every round: once
@@ -103,7 +124,7 @@ class Listener:
 
     def on_steps(self, round: int, done: int, of: int, terms: dict[str, float]) -> None:
         text = f"round {round} of {self.rounds}, steps"
-        if self.bar.text != text:
+        if self.bar.text != text or self.bar.closed:
             self._new_bar(text, of)
         shown = {name: f"{value:.3f}" for name, value in terms.items()}
         self.bar.update(done - self.bar.done, **shown)
@@ -144,6 +165,7 @@ class Listener:
             metrics["seconds_train"],
         )
         self._add("round", {"round": round, **metrics})
+        self._new_bar("saving")
 
     def on_evaluation(self, round: int, **result: Any) -> None:
         self.bar.close()

@@ -71,7 +71,7 @@ class RunFolder:
         if saved is None:
             self.write_json("config.json", config)
         else:
-            self._check_same(saved["identity"], config["identity"])
+            self._check_same(saved.get("identity", {}), config["identity"])
         self.write_json("environment.json", environment)
         self.local = Path(tempfile.mkdtemp(prefix="reid-run-")) if self.remote else Path(self.path)
         if self.remote:
@@ -80,6 +80,8 @@ class RunFolder:
         self.log = logging.FileHandler(self.local / "log.txt")
         self.log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger().addHandler(self.log)
+        for name in ("reid_core", "pipelines"):  # in a notebook nobody else asks for these lines
+            logging.getLogger(name).setLevel(logging.INFO)
         from tensorboardX import SummaryWriter  # with it comes boto3
 
         self.board = SummaryWriter(str(self.local / "tensorboard"))
@@ -159,22 +161,36 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        if error is not None:  # the terminal gets it from the command line
-            reason = "stopped" if isinstance(error, KeyboardInterrupt) else str(error)
-            place = (str(__file__), 0)
-            self.log.handle(
-                logging.LogRecord(__name__, logging.ERROR, *place, "ended: %s", (reason,), None)
-            )
-        self.close()
+        if error is None:
+            self.close()
+            return
+        self.log.handle(_reason(error))  # the terminal gets it from the command line
+        try:
+            self.close()
+        except OSError as more:  # the run has its own error to tell
+            logger.warning("%s: the last lines were not copied (%s)", self.path, more)
 
     def close(self) -> None:
         """End the log and the TensorBoard file."""
-        self.sync()
-        self.board.close()
-        logging.getLogger().removeHandler(self.log)
-        self.log.close()
-        if self.remote:
-            shutil.rmtree(self.local)
+        try:
+            self.sync()
+        finally:
+            self.board.close()
+            logging.getLogger().removeHandler(self.log)
+            self.log.close()
+            if self.remote:
+                shutil.rmtree(self.local)
+
+
+def _reason(error: BaseException) -> logging.LogRecord:
+    """Why a run ended, as a line of its log; with the stack where the error is not one that we tell in a sentence."""
+    told = {"name": __name__, "levelno": logging.ERROR, "levelname": "ERROR"}
+    if isinstance(error, KeyboardInterrupt):
+        return logging.makeLogRecord({**told, "msg": "ended: stopped"})
+    if isinstance(error, ValueError | OSError) and str(error):
+        return logging.makeLogRecord({**told, "msg": "ended: %s", "args": (str(error),)})
+    stack = (type(error), error, error.__traceback__)
+    return logging.makeLogRecord({**told, "msg": "ended: %r", "args": (error,), "exc_info": stack})
 
 
 def summarise(evaluations: list[dict[str, Any]]) -> dict[str, Any]:

@@ -30,7 +30,14 @@ class SavedRun:
             raise UsageError(
                 f"{folder}: no run lies here (config.json is missing); give STORAGE/NAME of `reid train`"
             )
-        return cls(folder, config["identity"]["method_name"], config["job"], read_lines(folder))
+        try:
+            name, job = config["identity"]["method_name"], config["job"]
+        except (KeyError, TypeError) as error:
+            raise UsageError(
+                f"{folder}: config.json is not that of a run; give STORAGE/NAME of `reid train`, or "
+                "STORAGE/NAME/TRIAL of a sweep"
+            ) from error
+        return cls(folder, name, job, read_lines(folder))
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """The lines of one kind (``round``, ``evaluation``, ``quality``), by round."""

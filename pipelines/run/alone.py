@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
@@ -25,7 +25,7 @@ from pipelines.results.run_folder import RunFolder
 from pipelines.run.job import RunSpec, TrainJob
 from pipelines.run.place import Part, Stage, Stopped
 from pipelines.run.rounds import Rounds
-from reid_core.errors import UsageError
+from reid_core.hardware import gpus_hidden
 from reid_core.labelling.engine import Engine, shards_for
 from reid_core.labelling.tasks import InProcess
 from reid_core.threads import use_threads
@@ -33,8 +33,6 @@ from reid_core.threads import use_threads
 
 def train(name: str, job: TrainJob[Any], inputs: Inputs, folder: RunFolder) -> dict[str, str]:
     """Run the rounds that are left; ``{"stopped": reason}`` where the data or the labels ended the run."""
-    if job.gpu and not torch.cuda.is_available():
-        raise UsageError("--gpu: torch sees no GPU here; leave it out")
     images = look_at(inputs, look_here)
     folder.check_left_out(images.left_out)
     cores = max(2, len(os.sched_getaffinity(0)))
@@ -57,6 +55,7 @@ def train(name: str, job: TrainJob[Any], inputs: Inputs, folder: RunFolder) -> d
         with (
             Listener(events, folder, job.method.rounds, images.tables["target"]),
             _heard(events),
+            nullcontext() if job.gpu else gpus_hidden(),
         ):
             use_threads(spec.threads)
             Rounds(Alone(spec, images, events), spec, images.tables).run()
@@ -71,11 +70,12 @@ def train(name: str, job: TrainJob[Any], inputs: Inputs, folder: RunFolder) -> d
 def _heard(events: "SimpleQueue[Any]") -> Iterator[None]:
     """Send the lines of ``reid_core`` to the listener, which says once what is the same every round."""
     ours = logging.getLogger("reid_core")
+    before = ours.handlers, ours.propagate
     ours.handlers, ours.propagate = [Forward(events)], False
     try:
         yield
     finally:
-        ours.handlers, ours.propagate = [], True
+        ours.handlers, ours.propagate = before
 
 
 class Alone:

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from pipelines.images.inputs import Inputs, default_cache
 from pipelines.results.run_folder import settings
 from reid_core.data.decode import ImageStore
@@ -77,6 +79,8 @@ class TrainJob(Generic[ConfigT]):
 
 def check(job: TrainJob[Any]) -> TrainJob[Any]:
     """Refuse settings that cannot work together; returns the job with ``rounds`` put into its method."""
+    if job.local:
+        check_local(job)
     if job.rounds is not None:
         job = replace(job, method=replace(job.method, rounds=job.rounds), rounds=None)
     batch, group = job.method.batch_size, group_size(job.method)
@@ -89,8 +93,6 @@ def check(job: TrainJob[Any]) -> TrainJob[Any]:
         if getattr(job, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(job, name)}; must be at least 1")
     check_labels(job)
-    if job.local:
-        check_local(workers=job.workers, shards=job.shards)
     return job
 
 
@@ -111,14 +113,18 @@ def check_labels(job: TrainJob[Any]) -> None:
         )
 
 
-def check_local(*, workers: int, shards: int = 0) -> None:
+def check_local(job: TrainJob[Any]) -> None:
     """Refuse what this process alone cannot do."""
-    if workers > 1:
-        raise UsageError(f"--local is one worker in this process; leave out --workers {workers}")
-    if shards > 1:
+    if job.workers > 1:
         raise UsageError(
-            f"--local labels in one block, in this process; leave out --shards {shards}"
+            f"--local is one worker in this process; leave out --workers {job.workers}"
         )
+    if job.shards > 1:
+        raise UsageError(
+            f"--local labels in one block, in this process; leave out --shards {job.shards}"
+        )
+    if job.gpu and not torch.cuda.is_available():
+        raise UsageError("--local --gpu: torch sees no GPU here; leave --gpu out")
     if address := os.environ.get("RAY_ADDRESS"):
         raise UsageError(
             f"--local uses no Ray, and RAY_ADDRESS={address} asks for one; unset it or leave out --local"

@@ -30,6 +30,7 @@ from reid_core.labelling.engine import Engine, shards_for
 from reid_core.labelling.tasks import InProcess
 
 START_S = 60.0  # in which Ray Train lets a group of workers start, before it tries again
+SILENCE = "no word from the workers for %.0f s: they start, wait for room, or have long work to do; see `ray status`"
 logger = logging.getLogger(__name__)
 
 
@@ -67,7 +68,15 @@ def train(
         os.environ["RAY_TRAIN_COLLECTIVE_TIMEOUT_S"] = str(job.wait_s)  # Ray's own has no end
         spec = _spec(name, job, share, images, folder.path)
         events = Queue(actor_options=ON_HEAD)
-        with Listener(events, folder, job.method.rounds, images.tables["target"]):
+        listener = Listener(
+            events,
+            folder,
+            job.method.rounds,
+            images.tables["target"],
+            start="starting the workers",
+            silence=SILENCE,
+        )
+        with listener:
             handles = Handles(  # its actors live as long as it does
                 tables=ray.put(images.tables),
                 meeting=Meeting.remote(),

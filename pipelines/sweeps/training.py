@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import ConcurrencyLimiter
@@ -107,18 +108,18 @@ def one_by_one(
     trials = list(product(points(space) or [], sweep.seeds))
     rows, errors = [], []
     for number, (point, seed) in enumerate(trials):
-        settings = dict(zip(space, point, strict=True))
+        values = dict(zip(space, point, strict=True))
         name = f"trial-{number:04d}"
-        job = replace(sweep.run, method=replace(sweep.run.method, **settings), seed=seed)
-        logger.info("%s of %d: %s, seed %d", name, len(trials), settings, seed)
+        job = replace(sweep.run, method=replace(sweep.run.method, **values), seed=seed)
+        logger.info("%s of %d: %s, seed %d", name, len(trials), values, seed)
         try:
             if not exists(join(folder, name, "result.json")):  # else it has ended
                 train(method, replace(job, storage=folder, name=name))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, torch.OutOfMemoryError) as error:
             logger.error("%s failed: %s", name, error)
             errors.append(str(error))
         told = rounds(join(folder, name), sweep.metric)
-        rows.append({**settings, "seed": seed, "trial": name, **(told[-1] if told else {})})
+        rows.append({**values, "seed": seed, "trial": name, **(told[-1] if told else {})})
     return rows, errors
 
 

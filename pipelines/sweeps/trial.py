@@ -65,8 +65,6 @@ def _run(method: str, job: TrainJob[Any], runs: int) -> None:
 
     It is on the head, so that the loss of another node is only a crashed worker to it.
     """
-    for name in ("reid_core", "pipelines"):  # for the log of the run
-        logging.getLogger(name).setLevel(logging.INFO)
     run(method, job, runs=runs)
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 
 from reid_core.errors import UsageError
+from reid_core.hardware import default_device
 from reid_core.kernel import kernel
 from reid_core.labelling.neighbours import check_unit_rows, insert
 from reid_core.labelling.screens import as_tensor, count_above
@@ -190,7 +191,7 @@ def _products(
             f"query features have {query.shape[1]} values and gallery features {gallery.shape[1]}; "
             "extract both with the same weights"
         )
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = torch.device(device) if device else default_device()
     gallery_GD = as_tensor(gallery).to(where)
     product = np.empty((min(block, len(query)), len(gallery)), np.float32)
     for start in range(0, len(query), block):

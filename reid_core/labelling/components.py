@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reid_core.hardware import default_device
 from reid_core.labelling.jaccard import Graph
 
 
@@ -27,7 +28,7 @@ def graph_dbscan_torch(
 
     O((N + E) log N) time; about 16 N + 100 E bytes on the device.
     """
-    edge = edges(graph, eps).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    edge = edges(graph, eps).to(device or default_device())
     is_core = torch.bincount(edge[0], minlength=graph.count) + 1 >= min_samples
     root = smallest_linked(edge[:, is_core[edge].all(0)], graph.count)
     return number_clusters(root, is_core, edge).cpu().numpy(), is_core.cpu().numpy()

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from reid_core.errors import UsageError
+from reid_core.hardware import default_device
 from reid_core.kernel import kernel
 from reid_core.labelling.screens import (
     BACKENDS,
@@ -89,7 +90,7 @@ def nearest_between(
     name = "torch" if backend == "auto" else backend
     if name not in BACKENDS:
         raise UsageError(f"no k-NN backend {name!r}; there are auto, {', '.join(BACKENDS)}")
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    where = torch.device(device) if device else default_device()
     found = BACKENDS[name](one, two, 2 * k + 4, where)
     first, again = _ranked(one, two, found[0], k)
     second = first

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import torch
+from reid_core.hardware import has_gpu
 
 
 class Tasks(Protocol):
@@ -36,7 +36,7 @@ class InProcess:
 
     @property
     def gpu(self) -> bool:
-        return torch.cuda.is_available()
+        return has_gpu()
 
     def put(self, value: Any) -> Any:
         return value

@@ -1,11 +1,13 @@
 """Queries beside their nearest gallery images. Q queries, k images beside each; H, W rows and columns of an image."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FRAMES = {True: "#009e73", False: "#cc3311", None: "#9a9a9a"}  # by whether the identity is the same
 QUERY_FRAME = "#303030"
@@ -19,7 +21,7 @@ def matches_figure(
     found: Sequence[Sequence[np.ndarray]],
     same: Sequence[Sequence[bool | None]],
     title: str = "nearest in the gallery",
-) -> Figure:
+) -> "Figure":
     """A row a query: the query on the left, what was found beside it, nearest first.
 
     The frame is green around the same identity, red around another one, and grey where that is not known.
@@ -30,6 +32,8 @@ def matches_figure(
         same: for each of them, whether it has the query's identity; None: not known.
         title: words above what was found.
     """
+    from matplotlib.figure import Figure
+
     wide = query[0].shape[1] / query[0].shape[0]  # places on the panel are in heights of an image
     across, down = wide + 2 * FRAME + GAP, 1 + 2 * FRAME + GAP
     columns, rows = max(map(len, found)) + 1.5, len(query)
@@ -49,8 +53,10 @@ def matches_figure(
     return figure
 
 
-def _draw(panel: Axes, image: np.ndarray, left: float, top: float, colour: str) -> None:
+def _draw(panel: "Axes", image: np.ndarray, left: float, top: float, colour: str) -> None:
     """An image of height 1 in a frame, half a gap from ``left`` and ``top``."""
+    from matplotlib.patches import Rectangle
+
     left, top = left + GAP / 2, top + GAP / 2
     wide = image.shape[1] / image.shape[0]
     frame = Rectangle((left, top), wide + 2 * FRAME, 1 + 2 * FRAME, color=colour, linewidth=0)

@@ -36,6 +36,7 @@ def test_the_newest_stay(tmp_path: Path, scheme: str) -> None:
     newest = checkpoints.newest(run)
     assert newest == f"{run}/checkpoints/round-0010"
     assert checkpoints.round_of(newest) == 10
+    assert checkpoints.round_of("s3://b/run/checkpoints/round-0003?region=x") == 3
     with checkpoints.as_local(newest) as folder:
         assert (folder / "state.pt").read_text() == "10"
 

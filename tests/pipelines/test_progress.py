@@ -111,7 +111,8 @@ def test_a_long_silence_is_told(
     monkeypatch.setattr("pipelines.results.progress.QUIET_S", 0.05)
     monkeypatch.setattr("pipelines.results.bar.Bar.every_s", 0.05)
     folder = opened(tmp_path)
-    with Listener(Queue(), folder, 2, IMAGES_TABLE):
+    silence = "no word from the workers for %.0f s"
+    with Listener(Queue(), folder, 2, IMAGES_TABLE, silence=silence):
         time.sleep(0.5)
     folder.close()
     assert "no word from the workers for" in caplog.text
