@@ -11,7 +11,7 @@ os.environ |= {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    "RAY_idle_worker_killing_time_threshold_ms": "30000",  # of two Rays at a time, 1 GB each
     "RAY_worker_niceness": "0",  # its own 15 gets no core beside the tests of another process
     "RAY_worker_register_timeout_seconds": "240",  # a start takes long on a busy machine
     "OMP_NUM_THREADS": "1",  # tiny shapes: a second thread only waits for its core
@@ -38,9 +38,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: kinds[item.location[0]])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """One local Ray with four logical CPUs for all tests of this process that only use it."""
+    """One local Ray with four logical CPUs for the tests of a file that only use it."""
     with one_at_a_time():
         ray.init(
             address="local",

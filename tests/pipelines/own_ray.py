@@ -65,6 +65,7 @@ def own_ray(cpus: int, machine: Machine | None = None) -> Iterator[OwnRay]:
         token.write_text(secrets.token_hex(32))
         port, dashboard, client = free_ports(3)
         environment = os.environ | {
+            "RAY_JOB_STOP_WAIT_TIME_S": "60",  # its own 3 s end by SIGKILL on a busy machine
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(token),
