@@ -150,7 +150,8 @@ def test_half(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], Ten
 
 def untrained(image: Tensor) -> Tensor:
     """Features of the demo's network with random weights."""
-    pixels = resize((255 * image).round().byte(), DEMO_IMAGES.height, DEMO_IMAGES.width)
+    size = DEMO_IMAGES.height, DEMO_IMAGES.width
+    pixels = torch.stack([resize(one, *size) for one in (255 * image).round().byte()])
     with torch.inference_mode():
         return build_embedder(SMALL_MODEL, bn_group=1).eval()(standardise(pixels, "imagenet"))
 
