@@ -46,7 +46,15 @@ def test_tasks_that_never_end_are_not_waited_for_without_end(
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 0.5})
-    monkeypatch.setattr("ray.wait", lambda left, **_: ([], left))
+    clock = 0.0
+
+    def wait(left: list[str], *, timeout: float, **_: Any) -> tuple[list[str], list[str]]:
+        nonlocal clock
+        clock += timeout
+        return [], left
+
+    monkeypatch.setattr("ray.wait", wait)
+    monkeypatch.setattr("pipelines.results.bar.time.monotonic", lambda: clock)
     with pytest.raises(TimeoutError, match=r"tiles: 2 of 2 left; .* 3 CPUs.*'CPU': 0.5.* 180 s"):
         RayTasks(cpus=3, threads=1, wait_s=3 * QUIET_S).wait(["a", "b"], "tiles")
     assert caplog.text.count("waiting for tiles: 2 of 2 left") == 2
