@@ -60,11 +60,21 @@ def test_the_reason_of_a_failed_run_is_in_its_log(small_set: str, tmp_path: Path
     assert "ERROR ended: labels of round 0: no clusters" in last
 
 
+def begun(command: list[str]) -> subprocess.Popen[str]:
+    """A process that hears SIGINT, also where this one was started in the background and does not."""
+    return subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
 @pytest.mark.slow
 def test_stopped_by_ctrl_c_it_says_how_to_go_on(small_set: str, tmp_path: Path) -> None:
     words = [*TRAIN, "--data", small_set, "--storage", str(tmp_path), "--name", "a", *TINY]
     command = [sys.executable, "-m", "pipelines", *words, "--rounds", "500"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with begun(command) as process:
         metrics = tmp_path / "a" / "metrics.jsonl"
         while process.poll() is None and not metrics.exists():
             time.sleep(0.1)
@@ -80,7 +90,7 @@ def test_stopped_by_ctrl_c_it_says_how_to_go_on(small_set: str, tmp_path: Path) 
 @pytest.mark.parametrize("place", [(), ("--local",)])
 def test_stopped_by_ctrl_c_before_it_trains(place: tuple[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipelines", "demo", "--out", str(tmp_path), *place]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with begun(command) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "reid demo\n"  # packages load now
         process.send_signal(signal.SIGINT)
