@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 FIRST_S = 5.0  # of a piece of work, before the first line; between lines it grows with the time that has passed
-GROWTH = 0.2
+GROWTH = 0.1
 WAITING = "{desc} {elapsed}"  # where nothing is counted
 
 Item = TypeVar("Item")

@@ -102,12 +102,9 @@ class Listener:
         while True:
             with suppress(Empty):
                 return self.events.get(timeout=self.bar.every_s)
-            if not self.silence:  # this process works itself, and may be held in a debugger
-                if self.bar.lines:
-                    self.bar.tick()
-                continue
-            self.bar.tick()
-            if self.bar.quiet_s > QUIET_S and not said:
+            if self.silence or self.bar.lines:  # else the terminal may be a debugger's
+                self.bar.tick()
+            if self.silence and self.bar.quiet_s > QUIET_S and not said:
                 said = True
                 logger.info(self.silence, self.bar.quiet_s)
 

@@ -152,16 +152,12 @@ def _began_with(folder: str, *, local: bool) -> int:
         UsageError: it was begun the other way.
     """
     saved = read_config(folder)
-    if (
-        saved is None or "space" not in saved["identity"]
-    ):  # a run is refused when the folder is opened
-        return 0
+    if saved is None or "space" not in saved["identity"]:
+        return 0  # that of a run is refused when it is opened
     began = saved.get("trials_at_once", 1)
     if (began == 0) != local:
-        done = "leave it out" if began else "give it"
-        raise UsageError(
-            f"{folder}: this sweep was begun {'on Ray' if began else 'with --local'}; {done}, or begin another --name"
-        )
+        how = "on Ray; leave --local out" if began else "with --local; give it"
+        raise UsageError(f"{folder}: this sweep was begun {how}, or begin another --name")
     return began
 
 
